@@ -1,0 +1,126 @@
+// Parser and printer of cache specifications.
+#include "cache/cache_spec.h"
+
+#include <charconv>
+
+namespace tightkv {
+
+namespace {
+
+// "position 9: unknown format 'turbo5'; accepted: …"
+Status at(size_t pos, const std::string& what, StatusCode code = StatusCode::kInvalidArgument) {
+    return {code, "cache specification, position " + std::to_string(pos + 1) + ": " + what};
+}
+
+bool is_trellis(std::string_view w) { return w == "turbo2t" || w == "turbo3t" || w == "turbo4t"; }
+
+std::string quoted(std::string_view w) {
+    std::string s;
+    return s.append(1, '\'').append(w).append(1, '\'');
+}
+
+Status parse_format(std::string_view word, size_t pos, FormatId& id) {
+    if (is_trellis(word)) return at(pos, quoted(word) + " is not in this version", StatusCode::kUnsupported);
+    const Format* f = find_format(word);
+    if (!f) return at(pos, (word.empty() ? "a format is missing" : "unknown format " + quoted(word)) + "; accepted: " + format_names());
+    id = f->id;
+    return {};
+}
+
+Status parse_count(std::string_view word, size_t pos, int& n) {
+    const auto [end, ec] = std::from_chars(word.data(), word.data() + word.size(), n);
+    if (ec != std::errc{} || end != word.data() + word.size() || n < 0 || n > 1000000)
+        return at(pos, quoted(word) + " is no count; accepted: 0 to 1000000");
+    return {};
+}
+
+Status parse_boundary(std::string_view word, size_t pos, FormatId& id, int& n) {
+    const size_t x = word.rfind('x');
+    if (x == std::string_view::npos) return at(pos, quoted(word) + " must be FORMATxCOUNT, for example f16x2");
+    if (Status s = parse_format(word.substr(0, x), pos, id); !s.ok()) return s;
+    return parse_count(word.substr(x + 1), pos + x + 1, n);
+}
+
+struct Seen {
+    bool k = false, v = false, first = false, last = false;
+};
+
+Status parse_part(std::string_view part, size_t pos, CacheSpec& spec, Seen& seen) {
+    static constexpr const char* kWords = "accepted: k=, v=, first=, last=, sink=, window=, profile=";
+    const size_t                 eq = part.find('=');
+    if (eq == std::string_view::npos)
+        return at(pos, (part.empty() ? std::string("a part is missing") : quoted(part) + " is no KEY=VALUE part") + "; " + kWords);
+    const std::string_view key = part.substr(0, eq), value = part.substr(eq + 1);
+    const size_t           vpos = pos + eq + 1;
+    const auto once = [&](bool& flag) { return flag ? at(pos, quoted(key) + " is given twice") : (flag = true, Status{}); };
+    if (key == "k" || key == "v") {
+        if (Status s = once(key == "k" ? seen.k : seen.v); !s.ok()) return s;
+        return parse_format(value, vpos, key == "k" ? spec.k : spec.v);
+    }
+    if (key == "first" || key == "last") {
+        const bool first = key == "first";
+        if (Status s = once(first ? seen.first : seen.last); !s.ok()) return s;
+        return parse_boundary(value, vpos, first ? spec.first : spec.last, first ? spec.n_first : spec.n_last);
+    }
+    if (key == "sink" || key == "window") {
+        int n = 0;
+        if (Status s = parse_count(value, vpos, n); !s.ok()) return s;
+        return at(pos, quoted(key) + " is not in this version", StatusCode::kUnsupported);
+    }
+    if (key == "profile") {
+        if (value.empty()) return at(vpos, "a file name is missing");
+        return at(pos, "'profile' is not in this version", StatusCode::kUnsupported);
+    }
+    return at(pos, "unknown part " + quoted(key) + "; " + kWords);
+}
+
+// The next ':' that is not inside double quotes (file names may be quoted).
+size_t part_end(std::string_view text, size_t from) {
+    bool quote = false;
+    for (size_t i = from; i < text.size(); i++) {
+        if (text[i] == '"') quote = !quote;
+        if (text[i] == ':' && !quote) return i;
+    }
+    return text.size();
+}
+
+} // namespace
+
+Status parse_cache_spec(std::string_view text, CacheSpec& spec) {
+    if (text.empty()) return at(0, "empty; accepted: " + format_names() + " or parts like k=turbo4:v=turbo3");
+    CacheSpec parsed;
+    Seen      seen;
+    size_t    pos = 0;
+    const size_t head_end = part_end(text, 0);
+    if (text.substr(0, head_end).find('=') == std::string_view::npos) { // a bare format stands for both operands
+        if (Status s = parse_format(text.substr(0, head_end), 0, parsed.k); !s.ok()) return s;
+        parsed.v = parsed.k, seen.k = seen.v = true;
+        if (head_end == text.size()) return spec = parsed, Status{};
+        pos = head_end + 1;
+    }
+    for (;;) {
+        const size_t end = part_end(text, pos);
+        if (Status s = parse_part(text.substr(pos, end - pos), pos, parsed, seen); !s.ok()) return s;
+        if (end == text.size()) break;
+        pos = end + 1;
+    }
+    if (!seen.k || !seen.v) return at(text.size(), std::string("the format of ") + (seen.k ? "v" : "k") + " is missing; give both k= and v=");
+    spec = parsed;
+    return {};
+}
+
+std::string CacheSpec::to_string() const {
+    std::string s = k == v ? format(k).name : std::string("k=") + format(k).name + ":v=" + format(v).name;
+    if (n_first) s += std::string(":first=") + format(first).name + "x" + std::to_string(n_first);
+    if (n_last) s += std::string(":last=") + format(last).name + "x" + std::to_string(n_last);
+    return s;
+}
+
+double CacheSpec::bits_per_value(int n_layers, int head_dim_k, int head_dim_v) const {
+    double bytes = 0;
+    for (int i = 0; i < n_layers; i++)
+        bytes += static_cast<double>(format(k_of(i, n_layers)).row_bytes(head_dim_k) + format(v_of(i, n_layers)).row_bytes(head_dim_v));
+    return n_layers > 0 ? 8.0 * bytes / (static_cast<double>(n_layers) * (head_dim_k + head_dim_v)) : 0.0;
+}
+
+} // namespace tightkv

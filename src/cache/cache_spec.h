@@ -1,0 +1,43 @@
+// The cache specification: one grammar for the adapter's variable, the C API and the command line.
+//
+//   spec   = format | part (":" part)*          e.g. turbo3   k=turbo4:v=turbo3   k=turbo4:v=turbo3:first=f16x2:last=turbo8x2
+//   part   = "k=" format | "v=" format | "first=" format "x" count | "last=" format "x" count
+//          | "sink=" count | "window=" count | "profile=" file
+// first/last name the format of K and V of boundary layers, counted over the layers that have a KV cache.
+// sink, window, profile and the trellis formats (turbo2t, turbo3t, turbo4t) are part of the grammar; this version
+// recognises them and refuses them by name.
+#pragma once
+#include <string>
+#include <string_view>
+
+#include "base/status.h"
+#include "codec/format.h"
+
+namespace tightkv {
+
+struct CacheSpec {
+    FormatId k = FormatId::turbo4, v = FormatId::turbo4;
+    FormatId first = FormatId::f16, last = FormatId::f16;
+    int      n_first = 0, n_last = 0;
+
+    // Format of layer `index` among `n_layers` layers with a KV cache.
+    FormatId k_of(int index, int n_layers) const { return boundary(index, n_layers, k); }
+    FormatId v_of(int index, int n_layers) const { return boundary(index, n_layers, v); }
+
+    // Canonical text; parses back to the same specification.
+    std::string to_string() const;
+    // Mean bits per value including scales, over all layers, for K and V of these head_dims.
+    double bits_per_value(int n_layers, int head_dim_k, int head_dim_v) const;
+
+    bool operator==(const CacheSpec&) const = default;
+
+private:
+    FormatId boundary(int index, int n_layers, FormatId inner) const {
+        return index < n_first ? first : index >= n_layers - n_last ? last : inner;
+    }
+};
+
+// On failure `spec` is untouched and the message names the position (1 = first character) and the accepted words.
+Status parse_cache_spec(std::string_view text, CacheSpec& spec);
+
+} // namespace tightkv

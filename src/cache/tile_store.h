@@ -1,0 +1,60 @@
+// The rows of one operand (K or V) of one layer: [stream][kv_head][tile], random cell writes, in the format given.
+// Memory is reserved at once and committed by the system as cells are first written.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "base/status.h"
+#include "codec/tile.h"
+#include "cpu/kernel_table.h"
+
+namespace tightkv {
+
+struct StoreShape {
+    int     n_streams = 1, n_kv_heads = 1, head_dim = 0;
+    int64_t n_cells = 0; // per stream
+};
+
+class TileStore {
+public:
+    // head_dim must be valid; memory may run out (kOutOfMemory).
+    static Status create(const Format& f, Operand op, const StoreShape& shape, std::unique_ptr<TileStore>& out);
+    ~TileStore();
+    TileStore(const TileStore&)            = delete;
+    TileStore& operator=(const TileStore&) = delete;
+
+    const Format&     format() const { return format_; }
+    Operand           operand() const { return operand_; }
+    const StoreShape& shape() const { return shape_; }
+    size_t            bytes() const { return bytes_; } // packed size of all cells, whole tiles
+
+    // x: [head_dim] f32. A refused row is stored as zeros. Concurrent calls must not touch the same (stream, head, tile).
+    RowStatus write(int stream, int head, int64_t cell, const float* x);
+    // x: [head_dim].
+    void read(int stream, int head, int64_t cell, float* x) const;
+    // Canonical bytes, format().row_bytes(head_dim) of them.
+    void write_canonical(int stream, int head, int64_t cell, const uint8_t* bytes);
+    void read_canonical(int stream, int head, int64_t cell, uint8_t* bytes) const;
+    // All cells become zero rows; gives the memory back to the system.
+    void clear();
+
+    TileRun tiles(int stream, int head) const { return {head_base(stream, head), format_, shape_.head_dim}; }
+
+private:
+    TileStore(const Format& f, Operand op, const StoreShape& shape);
+    uint8_t* head_base(int stream, int head) const {
+        return base_ + (size_t(stream) * shape_.n_kv_heads + head) * head_bytes_;
+    }
+    uint8_t* tile_of(int stream, int head, int64_t cell) const {
+        return head_base(stream, head) + size_t(cell / kTileTokens) * tile_bytes_;
+    }
+
+    Format     format_;
+    Operand    operand_;
+    StoreShape shape_;
+    size_t     tile_bytes_, head_bytes_, bytes_;
+    uint8_t*   base_ = nullptr;
+};
+
+} // namespace tightkv

@@ -1,0 +1,73 @@
+// Scalar reference of the encoder, and the canonical bytes.
+#include "codec/row.h"
+
+#include "codec/row_encode.h"
+
+namespace tightkv {
+
+namespace {
+
+struct ScalarOps {
+    static void fwht(float* x, int n) {
+        for (int h = 1; h < n; h *= 2)
+            for (int i = 0; i < n; i += 2 * h)
+                for (int j = i; j < i + h; j++) {
+                    const float a = x[j], b = x[j + h];
+                    x[j] = a + b, x[j + h] = a - b;
+                }
+    }
+    static float sum_squares(const float* x, int d) {
+        float lane[16] = {};
+        for (int i = 0; i < d; i++) lane[i % 16] += x[i] * x[i];
+        for (int n = 8; n >= 1; n /= 2)
+            for (int i = 0; i < n; i++) lane[i] += lane[i + n];
+        return lane[0];
+    }
+    static void code_levels(const float* y, int d, float to_fixed, const Codebook& book, uint8_t* codes) {
+        for (int i = 0; i < d; i++) {
+            float v = std::nearbyint(y[i] * to_fixed); // round to nearest even, the default mode
+            v       = v > 32767.0f ? 32767.0f : v < -32768.0f ? -32768.0f : v;
+            int c   = 0;
+            for (int k = 0; k + 1 < book.n; k++) c += static_cast<int>(v) > book.threshold[k];
+            codes[i] = static_cast<uint8_t>(c);
+        }
+    }
+    static void round_to_half(float* x, int d) {
+        for (int i = 0; i < d; i++) x[i] = half_to_float(float_to_half(x[i]));
+    }
+};
+
+} // namespace
+
+RowStatus encode_row(const Format& f, int head_dim, const float* x, CodedRow& row) {
+    return encode<ScalarOps>(f, transform_for(head_dim), x, row);
+}
+
+void decode_row(const Format& f, int head_dim, const CodedRow& row, float* x) {
+    decode<ScalarOps>(f, transform_for(head_dim), row, x);
+}
+
+void pack_row(const Format& f, int head_dim, const CodedRow& row, uint8_t* bytes) {
+    bytes[0] = static_cast<uint8_t>(row.scale & 0xff);
+    bytes[1] = static_cast<uint8_t>(row.scale >> 8);
+    uint32_t acc = 0;
+    int      have = 0;
+    for (int i = 0, at = 2; i < head_dim; i++) {
+        acc |= static_cast<uint32_t>(row.codes[i]) << have;
+        for (have += f.bits; have >= 8; have -= 8, acc >>= 8) bytes[at++] = static_cast<uint8_t>(acc);
+    }
+}
+
+void unpack_row(const Format& f, int head_dim, const uint8_t* bytes, CodedRow& row) {
+    row.scale = static_cast<uint16_t>(bytes[0] | bytes[1] << 8);
+    const uint32_t mask = (1u << f.bits) - 1;
+    uint32_t       acc = 0;
+    int            have = 0;
+    for (int i = 0, at = 2; i < head_dim; i++) {
+        for (; have < f.bits; have += 8) acc |= static_cast<uint32_t>(bytes[at++]) << have;
+        row.codes[i] = static_cast<uint8_t>(acc & mask);
+        acc >>= f.bits, have -= f.bits;
+    }
+}
+
+} // namespace tightkv

@@ -1,0 +1,41 @@
+// What every ISA level's attention shares: mask access and the plain expansion of one row. Included by ISA units, so everything
+// here has internal linkage (a copy compiled for a newer ISA must never be the one the linker keeps).
+#pragma once
+#include "base/half.h"
+#include "base/softmax_state.h"
+#include "codec/codebook_tables.h"
+#include "cpu/kernel_table.h"
+
+namespace tightkv {
+namespace {
+
+// Additive term of key j for row r.
+inline float mask_value(const AttendArgs& a, int r, int j) {
+    if (a.mask_type == MaskType::kNone) return 0.0f;
+    const float m = a.mask_type == MaskType::kF16 ? half_to_float(static_cast<const uint16_t*>(a.mask[r])[j])
+                                                  : static_cast<const float*>(a.mask[r])[j];
+    return a.slope && m != kNegInf ? a.slope[r] * m : m;
+}
+
+// Row j in the domain the kernel works in: [head_dim], transformed values (f16 rows: the values themselves).
+inline void transformed_row(const TileRun& run, Operand op, int j, float* x) {
+    const int      d = run.head_dim;
+    const uint8_t* tile = run.tiles + tile_bytes(run.format, d) * static_cast<size_t>(j / kTileTokens);
+    if (!run.format.transformed()) {
+        const uint16_t* row = reinterpret_cast<const uint16_t*>(tile) + static_cast<size_t>(j % kTileTokens) * d;
+        for (int i = 0; i < d; i++) x[i] = half_to_float(row[i]);
+        return;
+    }
+    CodedRow row;
+    tile_get(run.format, op, d, tile, j % kTileTokens, row);
+    const float s = half_to_float(row.scale);
+    if (run.format.kind == FormatKind::Uniform) {
+        for (int i = 0; i < d; i++) x[i] = s * kUniformUnit * static_cast<float>(static_cast<int8_t>(row.codes[i]));
+    } else {
+        const Codebook& book = codebook(run.format.bits);
+        for (int i = 0; i < d; i++) x[i] = s * book.unit * static_cast<float>(book.level[row.codes[i]]);
+    }
+}
+
+} // namespace
+} // namespace tightkv

@@ -1,0 +1,241 @@
+// ISA level "avx512" (VNNI + VBMI), read path: VPERMB looks the codes up, VPDPBUSD multiplies and sums, nothing saturates:
+//   scores  u8 = level + 128 times s8 query; -128 Σq is the accumulators' initial value
+//   values  u8 weight times s8 level
+#include <immintrin.h>
+
+#include "cpu/attend_tiles.h"
+#include "cpu/isa_entries.h"
+
+namespace tightkv {
+
+namespace {
+
+inline __m512i load(const void* p) { return _mm512_loadu_si512(p); }
+inline __m512i splat32(const void* p) { // four bytes into every lane
+    int32_t x;
+    std::memcpy(&x, p, 4);
+    return _mm512_set1_epi32(x);
+}
+
+// ---- unpacking: eight vectors of codes -> eight vectors of table bytes
+
+// VPERMB takes six index bits; the table repeats, so what stands above the code does not matter.
+__m512i make_table(int bits, int offset) {
+    const Codebook&    book = codebook(bits);
+    alignas(64) int8_t bytes[64];
+    for (int i = 0; i < 64; i++) bytes[i] = static_cast<int8_t>(book.level[i % book.n] + offset);
+    return _mm512_load_si512(bytes);
+}
+
+// p: first of the group's planes, 64 bytes each. use(i, v_i) for i = 0 … 7.
+template <int Bits, class Use> [[gnu::always_inline]] inline void unpack(const uint8_t* p, __m512i table, Use use) {
+    const auto lookup = [&](__m512i index) { return _mm512_permutexvar_epi8(index, table); };
+    if constexpr (Bits == 8) {
+        for (int i = 0; i < 8; i++) use(i, load(p + 64 * i));
+    } else if constexpr (Bits == 4) {
+        for (int i = 0; i < 4; i++) {
+            const __m512i x = load(p + 64 * i);
+            use(2 * i, lookup(x));
+            use(2 * i + 1, lookup(_mm512_srli_epi16(x, 4)));
+        }
+    } else if constexpr (Bits == 3) {
+        const __m512i A = load(p), B = load(p + 64), C = load(p + 128);
+        use(0, lookup(A));
+        use(1, lookup(_mm512_srli_epi16(A, 4)));
+        use(2, lookup(B));
+        use(3, lookup(_mm512_srli_epi16(B, 4)));
+        use(4, lookup(C));
+        use(5, lookup(_mm512_srli_epi16(C, 4)));
+        // bits 3 and 7 of A, B, C -> bits 0, 1, 2 of each nibble. 0xca: where the mask is set take the second, else the third
+        __m512i s = _mm512_ternarylogic_epi32(_mm512_set1_epi8(0x44), _mm512_srli_epi16(C, 1), _mm512_srli_epi16(B, 2), 0xca);
+        s         = _mm512_ternarylogic_epi32(_mm512_set1_epi8(0x66), s, _mm512_srli_epi16(A, 3), 0xca);
+        use(6, lookup(s));
+        use(7, lookup(_mm512_srli_epi16(s, 4)));
+    } else {
+        for (int i = 0; i < 2; i++) {
+            const __m512i x = load(p + 64 * i);
+            use(4 * i, lookup(x));
+            use(4 * i + 1, lookup(_mm512_srli_epi16(x, 2)));
+            use(4 * i + 2, lookup(_mm512_srli_epi16(x, 4)));
+            use(4 * i + 3, lookup(_mm512_srli_epi16(x, 6)));
+        }
+    }
+}
+
+struct Avx512 {
+    static constexpr int kLanes = 16;
+    typedef float   Floats __attribute__((vector_size(64)));
+    typedef int32_t Ints __attribute__((vector_size(64)));
+    typedef float   FloatsInMemory __attribute__((vector_size(64), aligned(4), may_alias));
+
+    struct QueryOperand {
+        alignas(64) int8_t q[kMaxDecodeRows][kMaxHeadDim];
+        int32_t            minus[kMaxDecodeRows]; // -128 Σq
+        float              step[kMaxDecodeRows];  // query step times the codebook's unit
+    };
+
+    static void prepare_query(const float* q, int d, int rows, float unit, QueryOperand& out) {
+        for (int r = 0; r < rows; r++, q += d) {
+            float top = 0;
+            for (int i = 0; i < d; i++) top = std::fmax(top, std::fabs(q[i]));
+            const bool usable = finite(q, d) && top > 1e-30f; // else the operand is zero; NaN and Inf are dealt with by the caller
+            const float inv   = usable ? 127.0f / top : 0.0f;
+            int32_t     sum   = 0;
+            for (int i = 0; i < d; i++) {
+                out.q[r][i] = usable ? static_cast<int8_t>(std::nearbyint(q[i] * inv)) : int8_t{0};
+                sum += out.q[r][i];
+            }
+            out.minus[r] = -128 * sum;
+            out.step[r]  = usable ? top / 127.0f * unit : 0.0f;
+        }
+    }
+    static bool finite(const float* x, int d) {
+        float sum = 0;
+        for (int i = 0; i < d; i++) sum += x[i] * 0.0f;
+        return sum == 0.0f;
+    }
+
+    template <int Bits, int R> static void scores_of(const uint8_t* tile, int d, const QueryOperand& op, float* out) {
+        static const __m512i table = make_table(Bits, 128);
+        const __m512i        t     = table;
+        for (int block = 0; block < 4; block++) { // 16 tokens
+            const uint8_t* p = tile + static_cast<size_t>(block) * (d / 32) * Bits * 64;
+            __m512i        acc[R];
+            for (int r = 0; r < R; r++) acc[r] = _mm512_set1_epi32(op.minus[r]);
+            for (int g = 0; g < d / 32; g++, p += Bits * 64)
+                unpack<Bits>(p, t, [&](int i, __m512i v) __attribute__((always_inline)) {
+                    for (int r = 0; r < R; r++) acc[r] = _mm512_dpbusd_epi32(acc[r], v, splat32(op.q[r] + 32 * g + 4 * i));
+                });
+            for (int r = 0; r < R; r++)
+                _mm512_storeu_ps(out + r * kTileTokens + 16 * block, _mm512_mul_ps(_mm512_cvtepi32_ps(acc[r]), _mm512_set1_ps(op.step[r])));
+        }
+    }
+
+    // w >= 0, 64 tokens. Returns the step: w ~ step * w8.
+    static float quantize_weights(const float* w, uint8_t* w8) {
+        __m512 v[4];
+        for (int i = 0; i < 4; i++) v[i] = _mm512_loadu_ps(w + 16 * i);
+        const float top = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(v[0], v[1]), _mm512_max_ps(v[2], v[3])));
+        // Below 1e-30 a tile adds nothing that f32 could hold beside the rest; the division would overflow.
+        const __m512 inv = _mm512_set1_ps(top > 1e-30f ? 255.0f / top : 0.0f);
+        for (int i = 0; i < 4; i++)
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(w8 + 16 * i), _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(v[i], inv))));
+        return top / 255.0f;
+    }
+
+    template <int Bits, int R> static void weigh_of(const uint8_t* tile, int d, const uint8_t* w8, const float* step, float* o) {
+        static const __m512i table = make_table(Bits, 0);
+        const __m512i        t     = table;
+        for (int g = 0; g < d / 16; g++) { // 16 dims
+            const uint8_t* p = tile + static_cast<size_t>(g) * 2 * Bits * 64;
+            __m512i        acc[R];
+            for (int r = 0; r < R; r++) acc[r] = _mm512_setzero_si512();
+            for (int s = 0; s < 2; s++) // 32 tokens
+                unpack<Bits>(p + s * Bits * 64, t, [&](int i, __m512i v) __attribute__((always_inline)) {
+                    for (int r = 0; r < R; r++) acc[r] = _mm512_dpbusd_epi32(acc[r], splat32(w8 + r * kTileTokens + 32 * s + 4 * i), v);
+                });
+            for (int r = 0; r < R; r++) {
+                float* at = o + static_cast<size_t>(r) * d + 16 * g;
+                _mm512_storeu_ps(at, _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[r]), _mm512_set1_ps(step[r]), _mm512_loadu_ps(at)));
+            }
+        }
+    }
+
+    // ---- expansion to f32
+
+    static __m512 byte_lane(__m512i x, int b) { // bytes of four neighbours (dims of K, tokens of V) -> one f32 vector each
+        return _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_sll_epi32(x, _mm_cvtsi32_si128(24 - 8 * b)), 24));
+    }
+    static float unit_of(const Format& f) { return f.kind == FormatKind::Uniform ? kUniformUnit : codebook(f.bits).unit; }
+
+    template <int Bits> static void expand_k(const Format& f, const uint8_t* tile, int d, float* out) {
+        const __m512i       t = Bits == 8 ? _mm512_setzero_si512() : make_table(Bits == 8 ? 4 : Bits, 0);
+        alignas(64) float   scale[kTileTokens];
+        load_halves(tile_scales(f, d, tile), scale);
+        for (int block = 0; block < 4; block++) {
+            const uint8_t* p = tile + static_cast<size_t>(block) * (d / 32) * Bits * 64;
+            const __m512   s = _mm512_mul_ps(_mm512_load_ps(scale + 16 * block), _mm512_set1_ps(unit_of(f)));
+            for (int g = 0; g < d / 32; g++, p += Bits * 64)
+                unpack<Bits>(p, t, [&](int i, __m512i v) __attribute__((always_inline)) {
+                    for (int b = 0; b < 4; b++)
+                        _mm512_storeu_ps(out + static_cast<size_t>(32 * g + 4 * i + b) * kTileTokens + 16 * block, _mm512_mul_ps(byte_lane(v, b), s));
+                });
+        }
+    }
+    template <int Bits> static void expand_v(const Format& f, const uint8_t* tile, int d, float* out) {
+        const __m512i       t = Bits == 8 ? _mm512_setzero_si512() : make_table(Bits == 8 ? 4 : Bits, 0);
+        alignas(64) float   scale[kTileTokens];
+        load_halves(tile_scales(f, d, tile), scale);
+        const float unit = unit_of(f);
+        for (int i = 0; i < kTileTokens; i++) scale[i] *= unit;
+        for (int g = 0; g < d / 16; g++) {
+            const uint8_t* p = tile + static_cast<size_t>(g) * 2 * Bits * 64;
+            for (int s = 0; s < 2; s++)
+                unpack<Bits>(p + s * Bits * 64, t, [&](int i, __m512i v) __attribute__((always_inline)) {
+                    for (int b = 0; b < 4; b++) {
+                        const int token = 32 * s + 4 * i + b;
+                        _mm512_storeu_ps(out + static_cast<size_t>(token) * d + 16 * g, _mm512_mul_ps(byte_lane(v, b), _mm512_set1_ps(scale[token])));
+                    }
+                });
+        }
+    }
+    static void expand_f16(Operand op, const uint8_t* tile, int d, float* out) {
+        const uint16_t* row = reinterpret_cast<const uint16_t*>(tile);
+        for (int t = 0; t < kTileTokens; t++, row += d)
+            for (int i = 0; i < d; i += 16) {
+                const __m512 x = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(row + i)));
+                if (op == Operand::V) {
+                    _mm512_storeu_ps(out + static_cast<size_t>(t) * d + i, x);
+                } else {
+                    alignas(64) float lane[16];
+                    _mm512_store_ps(lane, x);
+                    for (int k = 0; k < 16; k++) out[static_cast<size_t>(i + k) * kTileTokens + t] = lane[k];
+                }
+            }
+    }
+
+    // ---- what Attention<Isa> calls
+
+    static void load_halves(const uint16_t* p, float* out) {
+        for (int i = 0; i < kTileTokens; i += 16)
+            _mm512_storeu_ps(out + i, _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + i))));
+    }
+    static void expand(const Format& f, Operand op, const uint8_t* tile, int d, float* out) {
+        if (!f.transformed()) return expand_f16(op, tile, d, out);
+        switch (f.bits) {
+        case 2: return op == Operand::K ? expand_k<2>(f, tile, d, out) : expand_v<2>(f, tile, d, out);
+        case 3: return op == Operand::K ? expand_k<3>(f, tile, d, out) : expand_v<3>(f, tile, d, out);
+        case 4: return op == Operand::K ? expand_k<4>(f, tile, d, out) : expand_v<4>(f, tile, d, out);
+        default: return op == Operand::K ? expand_k<8>(f, tile, d, out) : expand_v<8>(f, tile, d, out);
+        }
+    }
+    template <int R = kMaxDecodeRows> static void scores(int bits, const uint8_t* tile, int d, const QueryOperand& op, int rows, float* out) {
+        if constexpr (R > 1)
+            if (rows < R) return scores<R - 1>(bits, tile, d, op, rows, out);
+        if (bits == 2) scores_of<2, R>(tile, d, op, out);
+        else if (bits == 3) scores_of<3, R>(tile, d, op, out);
+        else scores_of<4, R>(tile, d, op, out);
+    }
+    template <int R = kMaxDecodeRows> static void weigh(int bits, const uint8_t* tile, int d, const uint8_t* w8, const float* step, int rows, float* o) {
+        if constexpr (R > 1)
+            if (rows < R) return weigh<R - 1>(bits, tile, d, w8, step, rows, o);
+        if (bits == 2) weigh_of<2, R>(tile, d, w8, step, o);
+        else if (bits == 3) weigh_of<3, R>(tile, d, w8, step, o);
+        else weigh_of<4, R>(tile, d, w8, step, o);
+    }
+};
+
+} // namespace
+
+const KernelTable& avx512_kernels() {
+    static const KernelTable table = {"avx512",
+                                      avx512_write.encode,
+                                      avx512_write.decode,
+                                      avx512_write.forward,
+                                      avx512_write.inverse,
+                                      Attention<Avx512>::decode,
+                                      Attention<Avx512>::batched};
+    return table;
+}
+
+} // namespace tightkv

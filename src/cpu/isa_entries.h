@@ -1,0 +1,16 @@
+// How the write and read halves of an ISA level meet in one kernel table.
+#pragma once
+#include "cpu/kernel_table.h"
+
+namespace tightkv {
+
+struct WriteEntries {
+    decltype(KernelTable::encode)  encode;
+    decltype(KernelTable::decode)  decode;
+    decltype(KernelTable::forward) forward;
+    decltype(KernelTable::inverse) inverse;
+};
+
+extern const WriteEntries avx2_write, avx512_write;
+
+} // namespace tightkv

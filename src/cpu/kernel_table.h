@@ -1,0 +1,84 @@
+// The CPU kernels behind one table of function pointers per ISA level, chosen once at run time, forceable by name
+// (TIGHTKV_ISA=scalar|avx2|avx512, or set_isa). Dispatch is per array: an entry works on a run of rows or tiles.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "base/status.h"
+#include "codec/row.h"
+#include "codec/tile.h"
+#include "codec/transform.h"
+
+namespace tightkv {
+
+inline constexpr int kMaxDecodeRows = 8;    // query rows one unpack serves in the decode kernel
+inline constexpr int kMaxBatchedRows = 128; // query rows one expanded tile serves in the batched kernel
+
+enum class MaskType : uint8_t { kNone, kF16, kF32 };
+
+// One operand of attention: the tiles of one KV head of one sequence, contiguous.
+struct TileRun {
+    const uint8_t* tiles = nullptr; // [n_tiles][tile_bytes]
+    Format         format{};
+    int            head_dim = 0;
+};
+
+// Attention of `rows` query rows over the tokens [begin, end) of one KV head; begin is a multiple of kTileTokens.
+struct AttendArgs {
+    TileRun k, v;
+    int     begin = 0, end = 0;
+    int     rows = 0;
+    // Queries in the domain of the keys (transformed unless K is f16), not yet scaled: [rows][k.head_dim].
+    const float* q = nullptr;
+    float        scale = 1.0f;
+    float        softcap = 0.0f;      // 0: none; else score = softcap * tanh(scale * q.k / softcap)
+    MaskType     mask_type = MaskType::kNone;
+    const void* const* mask = nullptr; // [rows] -> value of token 0; added after slope
+    const float* slope = nullptr;      // [rows] ALiBi factor of the mask value; null: 1
+};
+
+// Running softmax per row; o stays in the domain of the values: [rows][v.head_dim]. The kernel continues what is there.
+struct AttendState {
+    float* m; // [rows], start with -inf
+    float* l; // [rows], start with 0
+    float* o; // [rows][v.head_dim], start with 0
+};
+
+struct KernelTable {
+    const char* name;
+    // Write path: one row -> codes and scale; bit-exact across ISA levels. x: [head_dim].
+    RowStatus (*encode)(const Format& f, const Transform& t, const float* x, CodedRow& row);
+    // Back: codes and scale -> row, x: [head_dim]; bit-exact too.
+    void (*decode)(const Format& f, const Transform& t, const CodedRow& row, float* x);
+    // T x and T^-1 y in place, [head_dim].
+    void (*forward)(const Transform& t, float* x);
+    void (*inverse)(const Transform& t, float* y);
+    // Read path, up to kMaxDecodeRows rows: integer dot products on the packed codes, one unpack for all rows.
+    // Operands without a codebook (turbo8, f16) are expanded to f32 instead. scratch: attend_scratch() floats, 64-byte aligned.
+    void (*attend_decode)(const AttendArgs& a, const AttendState& s, float* scratch);
+    // Read path, up to kMaxBatchedRows rows: every tile is expanded to f32 once and used by all rows.
+    void (*attend_batched)(const AttendArgs& a, const AttendState& s, float* scratch);
+};
+
+// Floats a kernel needs beside its arguments: one expanded tile of K and of V, and a tile of scores per row.
+inline size_t attend_scratch(int head_dim_k, int head_dim_v) {
+    return size_t(kTileTokens) * (size_t(head_dim_k) + size_t(head_dim_v) + kMaxBatchedRows);
+}
+
+const KernelTable& scalar_kernels();
+const KernelTable& avx2_kernels();   // call only where isa_supported
+const KernelTable& avx512_kernels(); // the same
+
+// The levels this build and this processor have, weakest first.
+std::span<const KernelTable* const> available_kernels();
+// The chosen one: best available, or what TIGHTKV_ISA names. Thread-safe.
+const KernelTable& kernels();
+// Forces a level; the error names the levels there are. Not while other threads are inside the library.
+Status set_isa(std::string_view name);
+// What TIGHTKV_ISA asked for and could not have, as one sentence; empty when all is well.
+std::string isa_complaint();
+
+} // namespace tightkv

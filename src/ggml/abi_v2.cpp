@@ -1,0 +1,63 @@
+// Backend API 2: a buffer is asked for by size alone, so the cache is recognised by the size queries that precede it. The host asks for
+// every tensor of the cache in turn (get_alloc_size), then allocates the sum.
+#include <vector>
+
+#include "ggml/hooks.h"
+#include "ggml/kv_buffer.h"
+#include "ggml/stats.h"
+
+namespace tightkv {
+
+namespace {
+
+using Type = abi::BufferTypeV2;
+
+abi::BufferTypeInterfaceV2 host_type;
+Type                       kv_type;
+
+const char* kv_name(ggml_backend_buffer_type_t) { return "tightkv"; }
+bool        kv_is_host(ggml_backend_buffer_type_t) { return false; } // true would let stock kernels read packed rows as f16
+size_t      kv_alignment(ggml_backend_buffer_type_t) { return host_type.get_alignment(reinterpret_cast<ggml_backend_buffer_type_t>(&kv_type)); }
+ggml_backend_buffer_t kv_alloc(ggml_backend_buffer_type_t, size_t size) { return allocate_kv_buffer(size, {}, {}); }
+
+// The run of cache tensors asked about on this thread since the last other question.
+struct Query {
+    std::vector<const ggml_tensor*> caches; // those we would compress
+    size_t                          sum = 0; // padded sizes of all cache_* tensors, ours or not
+};
+thread_local Query query;
+
+size_t get_alloc_size(ggml_backend_buffer_type_t buft, const ggml_tensor* t) {
+    const size_t n = host_type.get_alloc_size ? host_type.get_alloc_size(buft, t) : ggml_nbytes(t);
+    if (t->view_src || t->buffer || !has_cache_name(t)) {
+        query = {};
+        return n;
+    }
+    query.sum += GGML_PAD(n, host_type.get_alignment(buft));
+    if (is_cache_tensor(t)) query.caches.push_back(t);
+    return n;
+}
+
+ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t buft, size_t size) {
+    const Query seen = std::move(query);
+    query            = {};
+    const auto spec = active_spec();
+    if (spec && size > 0 && size == seen.sum && !seen.caches.empty()) {
+        if (ggml_backend_buffer_t b = allocate_kv_buffer(size, seen.caches, *spec)) return b;
+        say("no address space for the compressed cache: left to the host as f16");
+    }
+    return host_type.alloc_buffer(buft, size);
+}
+
+} // namespace
+
+void install_allocation_v2(const Host& host) {
+    auto* t   = reinterpret_cast<Type*>(ggml_backend_dev_buffer_type(host.cpu));
+    host_type = t->iface;
+    kv_type   = {{kv_name, kv_alloc, kv_alignment, nullptr, nullptr, kv_is_host}, host.cpu, nullptr};
+    set_kv_buffer_type(reinterpret_cast<ggml_backend_buffer_type_t>(&kv_type));
+    t->iface.get_alloc_size = get_alloc_size;
+    t->iface.alloc_buffer   = alloc_buffer;
+}
+
+} // namespace tightkv

@@ -1,0 +1,89 @@
+// Backend API 3: the host hands over the whole list of tensors to allocate, so the cache is recognised by name.
+#include <algorithm>
+#include <vector>
+
+#include "ggml-alloc.h"
+#include "ggml/hooks.h"
+#include "ggml/kv_buffer.h"
+#include "ggml/stats.h"
+
+namespace tightkv {
+
+namespace {
+
+using Type = abi::BufferTypeV3;
+
+abi::BufferTypeInterfaceV3 host_type;
+Type                       kv_type;
+
+const char* kv_name(ggml_backend_buffer_type_t) { return "tightkv"; }
+bool        kv_is_host(ggml_backend_buffer_type_t) { return false; } // true would let stock kernels read packed rows as f16
+size_t      kv_alignment(ggml_backend_buffer_type_t) { return host_type.get_alignment(reinterpret_cast<ggml_backend_buffer_type_t>(&kv_type)); }
+ggml_backend_buffer_t kv_alloc(ggml_backend_buffer_type_t, size_t size) { return allocate_kv_buffer(size, {}, {}); }
+
+bool needs_room(const ggml_tensor* t) { return !t->view_src && !t->data; }
+
+std::vector<const ggml_tensor*> caches_in(ggml_tensor** tensors, int n) {
+    std::vector<const ggml_tensor*> caches;
+    for (int i = 0; i < n; i++)
+        if (needs_room(tensors[i]) && is_cache_tensor(tensors[i])) caches.push_back(tensors[i]);
+    return caches;
+}
+
+size_t padded_size(ggml_backend_buffer_type_t buft, const ggml_tensor* t) {
+    return GGML_PAD(ggml_backend_buft_get_alloc_size(buft, t), ggml_backend_buft_get_alignment(buft));
+}
+
+// The host's default, which is not exported: one buffer (the CPU has no size limit), tensors one after the other, views after their roots.
+ggml_backend_buffer_t place(ggml_backend_buffer_t b, ggml_tensor** tensors, int n) {
+    if (!b) return nullptr;
+    ggml_tallocr room = ggml_tallocr_new(b);
+    for (int i = 0; i < n; i++) {
+        ggml_tensor* t = tensors[i];
+        ggml_status  s = GGML_STATUS_SUCCESS;
+        if (needs_room(t)) s = ggml_tallocr_alloc(&room, t);
+        else if (t->view_src && !t->buffer) s = ggml_backend_view_init(t);
+        if (s != GGML_STATUS_SUCCESS) {
+            ggml_backend_buffer_free(b);
+            return nullptr;
+        }
+    }
+    return b;
+}
+
+ggml_backend_buffer_t alloc_buffer_n(ggml_backend_buffer_type_t buft, ggml_tensor** tensors, int n) {
+    size_t size = 0;
+    for (int i = 0; i < n; i++)
+        if (needs_room(tensors[i])) size += padded_size(buft, tensors[i]);
+    const auto caches = caches_in(tensors, n);
+    const auto spec   = active_spec();
+    if (spec && !caches.empty() && size > 0) {
+        if (ggml_backend_buffer_t b = allocate_kv_buffer(size, caches, *spec)) return place(b, tensors, n);
+        say("no address space for the compressed cache: left to the host as f16");
+    }
+    if (host_type.alloc_buffer_n) return host_type.alloc_buffer_n(buft, tensors, n);
+    return size == 0 ? nullptr : place(ggml_backend_buft_alloc_buffer(buft, size), tensors, n);
+}
+
+size_t get_alloc_size_n(ggml_backend_buffer_type_t buft, ggml_tensor** tensors, int n) {
+    const auto caches = caches_in(tensors, n);
+    const auto spec   = active_spec();
+    if (host_type.get_alloc_size_n && (!spec || caches.empty())) return host_type.get_alloc_size_n(buft, tensors, n);
+    size_t size = 0;
+    for (int i = 0; i < n; i++)
+        if (needs_room(tensors[i]) && !(spec && is_cache_tensor(tensors[i]))) size += padded_size(buft, tensors[i]);
+    return size + (spec ? planned_bytes(caches, *spec) : 0);
+}
+
+} // namespace
+
+void install_allocation_v3(const Host& host) {
+    auto* t   = reinterpret_cast<Type*>(ggml_backend_dev_buffer_type(host.cpu));
+    host_type = t->iface;
+    kv_type   = {{kv_name, kv_alloc, nullptr, kv_alignment, nullptr, nullptr, nullptr, kv_is_host}, host.cpu, nullptr};
+    set_kv_buffer_type(reinterpret_cast<ggml_backend_buffer_type_t>(&kv_type));
+    t->iface.alloc_buffer_n   = alloc_buffer_n;
+    t->iface.get_alloc_size_n = get_alloc_size_n;
+}
+
+} // namespace tightkv

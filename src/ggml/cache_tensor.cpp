@@ -1,0 +1,160 @@
+// One cache tensor: learning its head_dim, and its rows as the f16 bytes the host believes in.
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/half.h"
+#include "ggml/kv_buffer.h"
+#include "ggml/stats.h"
+
+namespace tightkv {
+
+namespace {
+
+// The host's f16 of a value: finite values that are too large stay finite, so that a saved state can always be loaded.
+uint16_t storable_half(float x) {
+    const uint16_t h = float_to_half(x);
+    return (h & 0x7fff) == 0x7c00 ? static_cast<uint16_t>((h & 0x8000) | kHalfMax) : h;
+}
+
+} // namespace
+
+CacheTensor::CacheTensor(const ggml_tensor* t, Operand op, const Format& f)
+    : n_embd_(t->ne[0]), n_cells_(t->ne[1]), n_streams_(t->ne[2] * t->ne[3]), address_(t->data), name_(t->name), operand_(op), format_(f) {}
+
+CacheTensor::~CacheTensor() {
+    if (store_) stats().cache_bytes -= static_cast<int64_t>(store_->bytes());
+}
+
+size_t CacheTensor::packed_bytes() const {
+    if (store_) return store_->bytes();
+    if (mode_ == CacheMode::kPlain) return static_cast<size_t>(n_embd_ * n_cells_ * n_streams_) * 2;
+    int64_t d = 128;
+    while (d > kMinHeadDim && n_embd_ % d != 0) d /= 2;
+    return tile_bytes(format_, static_cast<int>(d)) * static_cast<size_t>(n_embd_ / d * ((n_cells_ + kTileTokens - 1) / kTileTokens) * n_streams_);
+}
+
+void CacheTensor::learn_head_dim(int64_t d) {
+    const std::lock_guard guard(lock_);
+    if (mode_ == CacheMode::kPlain || (store_ && store_->shape().head_dim == d)) return;
+    if (d <= 0 || d > kMaxHeadDim || !valid_head_dim(static_cast<int>(d)) || n_embd_ % d != 0) {
+        if (store_) return; // already compressed under another head_dim: this view goes the generic way
+        say_once("cache left to the host as f16: head_dim " + std::to_string(d) + " is not supported; accepted: multiples of 32 from 32 to 1024");
+        mode_ = CacheMode::kPlain;
+        return;
+    }
+    StoreShape shape;
+    shape.n_streams = static_cast<int>(n_streams_), shape.n_kv_heads = static_cast<int>(n_embd_ / d), shape.head_dim = static_cast<int>(d), shape.n_cells = n_cells_;
+    std::unique_ptr<TileStore> fresh;
+    if (const Status s = TileStore::create(format_, operand_, shape, fresh); !s.ok()) {
+        if (store_) return;
+        say_once("cache left to the host as f16: " + s.message());
+        mode_ = CacheMode::kPlain;
+        return;
+    }
+    if (store_) { // rows were written before any graph told us the head_dim: carry them over
+        std::vector<float> x(static_cast<size_t>(n_embd_));
+        const int          old_d = store_->shape().head_dim, old_heads = store_->shape().n_kv_heads;
+        for (int s = 0; s < shape.n_streams; s++)
+            for (int64_t c = 0; c < n_cells_; c++) {
+                for (int h = 0; h < old_heads; h++) store_->read(s, h, c, x.data() + static_cast<ptrdiff_t>(h) * old_d);
+                for (int h = 0; h < shape.n_kv_heads; h++) (void)fresh->write(s, h, c, x.data() + static_cast<ptrdiff_t>(h) * d);
+            }
+        stats().cache_bytes -= static_cast<int64_t>(store_->bytes());
+    }
+    store_ = std::move(fresh);
+    stats().cache_bytes += static_cast<int64_t>(store_->bytes());
+    mode_ = CacheMode::kTiles;
+}
+
+void CacheTensor::make_plain(const std::string& why) {
+    const std::lock_guard guard(lock_);
+    if (mode_ == CacheMode::kPlain) return;
+    if (store_) { // bytes written so far move to the tensor's address
+        std::vector<float> x(static_cast<size_t>(store_->shape().head_dim));
+        uint16_t*          out = static_cast<uint16_t*>(address_);
+        for (int64_t r = 0; r < rows(); r++) {
+            const Cell c = cell_of(r);
+            store_->read(c.stream, c.head, c.cell, x.data());
+            for (float v : x) *out++ = storable_half(v);
+        }
+        stats().cache_bytes -= static_cast<int64_t>(store_->bytes());
+        store_.reset();
+    }
+    mode_ = CacheMode::kPlain;
+    say_once(why);
+}
+
+void CacheTensor::decide() {
+    if (mode_ != CacheMode::kUndecided) return;
+    int64_t d = 128;
+    while (d > kMinHeadDim && n_embd_ % d != 0) d /= 2;
+    learn_head_dim(d);
+}
+
+CacheTensor::Cell CacheTensor::cell_of(int64_t head_row) const {
+    const int64_t heads = store_->shape().n_kv_heads;
+    return {static_cast<int>(head_row / heads / n_cells_), static_cast<int>(head_row % heads), head_row / heads % n_cells_};
+}
+
+void CacheTensor::write_row(const Cell& c, const float* x) {
+    const RowStatus status = store_->write(c.stream, c.head, c.cell, x);
+    if (status == RowStatus::kOk) [[likely]] return;
+    if (status == RowStatus::kRefused) {
+        stats().refused_rows++;
+        say_once("a row with NaN or Inf was refused and stored as zeros (counted; said once)");
+    } else {
+        stats().saturated_rows++;
+    }
+}
+
+void CacheTensor::read(size_t offset, void* dst, size_t size) {
+    decide();
+    if (mode_ == CacheMode::kPlain) {
+        std::memcpy(dst, static_cast<const char*>(address_) + offset, size);
+        return;
+    }
+    const size_t row_bytes = static_cast<size_t>(head_dim()) * 2;
+    float        x[kMaxHeadDim];
+    uint16_t     half[kMaxHeadDim];
+    for (size_t at = offset, end = offset + size; at < end;) {
+        const size_t row = at / row_bytes, from = at % row_bytes, n = std::min(end - at, row_bytes - from);
+        const Cell   c   = cell_of(static_cast<int64_t>(row));
+        store_->read(c.stream, c.head, c.cell, x);
+        for (int i = 0; i < head_dim(); i++) half[i] = storable_half(x[i]);
+        std::memcpy(static_cast<char*>(dst) + (at - offset), reinterpret_cast<const char*>(half) + from, n);
+        at += n;
+        stats().rows_read++;
+    }
+}
+
+void CacheTensor::write(size_t offset, const void* src, size_t size) {
+    decide();
+    if (mode_ == CacheMode::kPlain) {
+        std::memcpy(static_cast<char*>(address_) + offset, src, size);
+        return;
+    }
+    const size_t row_bytes = static_cast<size_t>(head_dim()) * 2;
+    float        x[kMaxHeadDim];
+    uint16_t     half[kMaxHeadDim];
+    for (size_t at = offset, end = offset + size; at < end;) {
+        const size_t row = at / row_bytes, from = at % row_bytes, n = std::min(end - at, row_bytes - from);
+        const Cell   c   = cell_of(static_cast<int64_t>(row));
+        if (n < row_bytes) { // part of a row: the rest stays
+            store_->read(c.stream, c.head, c.cell, x);
+            for (int i = 0; i < head_dim(); i++) half[i] = storable_half(x[i]);
+        }
+        std::memcpy(reinterpret_cast<char*>(half) + from, static_cast<const char*>(src) + (at - offset), n);
+        for (int i = 0; i < head_dim(); i++) x[i] = half_to_float(half[i]);
+        write_row(c, x);
+        at += n;
+        stats().rows_written++;
+    }
+}
+
+void CacheTensor::clear() {
+    if (store_) store_->clear();
+}
+
+} // namespace tightkv

@@ -1,0 +1,193 @@
+// graph_compute: nodes on compressed caches become custom ops for the duration of the call and run on the host's own threads.
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "ggml/cache_ops.h"
+#include "ggml/hooks.h"
+#include "ggml/stats.h"
+
+namespace tightkv {
+
+namespace {
+
+enum class Way : uint8_t { kWrite, kAttend, kGeneric };
+
+struct Job {
+    ggml_tensor* node = nullptr;
+    ggml_op      op{};
+    int32_t      params[GGML_MAX_OP_PARAMS / sizeof(int32_t)];
+    Way          way{};
+    AttentionJob attention;
+    std::atomic<int>  stage{0}; // 0 fresh, 1 being prepared, 2 ready, 3 failed
+    std::atomic<bool> failed{false};
+    std::string       why;
+};
+
+// A CPU backend of our own for generic ops, one per computing thread, freed with it.
+ggml_backend_t plain_backend() {
+    struct Owner {
+        ggml_backend_t b = nullptr;
+        ~Owner() {
+            if (b) ggml_backend_free(b);
+        }
+    };
+    static thread_local Owner owner;
+    if (!owner.b) owner.b = new_plain_backend();
+    return owner.b;
+}
+
+void cpu_relax() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+// The first thread to arrive lays out the work (only now is the thread count known); the others wait, a few microseconds.
+bool prepared(Job& job, int n_threads) {
+    int fresh = 0;
+    if (job.stage.compare_exchange_strong(fresh, 1, std::memory_order_acq_rel)) {
+        const Status s = prepare_attention(job.node, job.params, n_threads, job.attention);
+        if (!s.ok()) job.why = s.message();
+        job.stage.store(s.ok() ? 2 : 3, std::memory_order_release);
+        return s.ok();
+    }
+    int stage;
+    while ((stage = job.stage.load(std::memory_order_acquire)) < 2) cpu_relax();
+    return stage == 2;
+}
+
+void run_job(ggml_tensor*, int thread, int n_threads, void* user) {
+    Job& job = *static_cast<Job*>(user);
+    try {
+        switch (job.way) {
+        case Way::kWrite: write_rows(job.node, thread, n_threads); break;
+        case Way::kAttend:
+            if (prepared(job, n_threads)) job.attention.run();
+            else job.failed = true;
+            break;
+        case Way::kGeneric:
+            if (thread == 0) {
+                ggml_tensor original = *job.node; // with its own op and parameters again
+                original.op          = job.op;
+                std::memcpy(original.op_params, job.params, sizeof original.op_params);
+                const ggml_backend_t b = plain_backend();
+                if (!b || !run_generic(b, &original, job.why)) job.failed = true;
+            }
+            break;
+        }
+    } catch (const std::exception& e) { // no exception may cross into the host
+        if (!job.failed.exchange(true)) job.why = e.what();
+    }
+}
+
+// op_params of a custom op as the host lays them out, learnt through its public constructor; `at` is where our pointer goes.
+struct CustomParams {
+    int32_t params[GGML_MAX_OP_PARAMS / sizeof(int32_t)] = {};
+    size_t  at = 0;
+    bool    ok = false;
+
+    CustomParams() {
+        ggml_context* ctx = ggml_init({4096, nullptr, true});
+        if (!ctx) return;
+        void* const        mark = reinterpret_cast<void*>(uintptr_t{0x7469676874'6b76});
+        const ggml_tensor* t    = ggml_custom_4d(ctx, GGML_TYPE_F32, 1, 1, 1, 1, nullptr, 0, run_job, GGML_N_TASKS_MAX, mark);
+        std::memcpy(params, t->op_params, sizeof params);
+        const char* const bytes = reinterpret_cast<const char*>(params);
+        while (at + sizeof mark <= sizeof params && std::memcmp(bytes + at, &mark, sizeof mark) != 0) at += sizeof(int32_t);
+        ok = at + sizeof mark <= sizeof params;
+        ggml_free(ctx);
+    }
+};
+
+const CustomParams& custom_params() {
+    static const CustomParams p;
+    return p;
+}
+
+bool is_view_op(ggml_op op) {
+    return op == GGML_OP_NONE || op == GGML_OP_VIEW || op == GGML_OP_RESHAPE || op == GGML_OP_PERMUTE || op == GGML_OP_TRANSPOSE;
+}
+
+bool touches_tiles(const ggml_tensor* t) {
+    if (tiles_of(t)) return true;
+    for (const ggml_tensor* s : t->src)
+        if (s && tiles_of(s)) return true;
+    return false;
+}
+
+bool touches_plain(const ggml_tensor* t) {
+    const auto plain = [](const ggml_tensor* x) {
+        const CacheTensor* c = x ? cache_of(x) : nullptr;
+        return c && c->mode() == CacheMode::kPlain;
+    };
+    return plain(t) || std::any_of(std::begin(t->src), std::end(t->src), plain);
+}
+
+Way way_of(const ggml_tensor* t) {
+    if (t->op == GGML_OP_SET_ROWS && can_write_rows(t)) return Way::kWrite;
+    if (t->op == GGML_OP_FLASH_ATTN_EXT && can_attend(t)) return Way::kAttend;
+    return Way::kGeneric;
+}
+
+} // namespace
+
+void observe(const ggml_tensor* op) {
+    if (op->op == GGML_OP_FLASH_ATTN_EXT) {
+        for (int i = 1; i <= 2; i++)
+            if (CacheTensor* c = op->src[i] ? cache_of(op->src[i]) : nullptr)
+                if (!(i == 2 && c->operand() == Operand::K)) c->learn_head_dim(op->src[i]->ne[0]); // V as a view of K (MLA) says nothing of K
+    } else if (op->op == GGML_OP_MUL_MAT && op->src[0]) {
+        CacheTensor* c = cache_of(op->src[0]);
+        if (c && c->operand() == Operand::K && c->mode() == CacheMode::kUndecided) c->learn_head_dim(op->src[0]->ne[0]);
+    } else if (op->op == GGML_OP_SET_ROWS) {
+        CacheTensor* c = cache_of(op);
+        if (c && op->ne[0] != c->n_embd()) c->make_plain("V is stored transposed (flash attention is off): V stays f16, K is compressed");
+    }
+}
+
+ggml_status hooked_graph_compute(ggml_backend_t backend, ggml_cgraph* graph) {
+    static thread_local std::vector<std::unique_ptr<Job>> pool; // jobs keep their buffers from graph to graph
+    if (!kv_buffer_type() || !custom_params().ok) return host_graph_compute(backend, graph);
+    const int n = ggml_graph_n_nodes(graph);
+    for (int i = 0; i < n; i++) observe(ggml_graph_node(graph, i));
+    size_t n_jobs = 0;
+    for (int i = 0; i < n; i++) {
+        ggml_tensor* t = ggml_graph_node(graph, i);
+        if (is_view_op(t->op) || ggml_is_empty(t)) continue;
+        if (!touches_tiles(t)) {
+            if (touches_plain(t)) stats().fallback_ops++;
+            continue;
+        }
+        if (n_jobs == 0) announce(tiles_of(t) ? t : *std::find_if(std::begin(t->src), std::end(t->src), [](const ggml_tensor* s) { return s && tiles_of(s); }));
+        if (n_jobs == pool.size()) pool.push_back(std::make_unique<Job>());
+        Job& job = *pool[n_jobs++];
+        job.node = t, job.op = t->op, job.way = way_of(t);
+        std::memcpy(job.params, t->op_params, sizeof job.params);
+        job.stage = 0, job.failed = false;
+        (job.way == Way::kWrite ? stats().native_writes : job.way == Way::kAttend ? stats().native_attention : stats().generic_ops)++;
+        if (job.way == Way::kGeneric) say_once(std::string("operation ") + ggml_op_name(t->op) + " on a compressed cache runs by way of f16 (correct, slower)");
+        Job* const user = &job;
+        t->op           = GGML_OP_CUSTOM;
+        std::memcpy(t->op_params, custom_params().params, sizeof t->op_params);
+        std::memcpy(reinterpret_cast<char*>(t->op_params) + custom_params().at, &user, sizeof user);
+    }
+    stats().graphs++;
+    ggml_status status = host_graph_compute(backend, graph);
+    for (size_t i = 0; i < n_jobs; i++) { // the host's graph is as it was
+        Job& job     = *pool[i];
+        job.node->op = job.op;
+        std::memcpy(job.node->op_params, job.params, sizeof job.params);
+        if (job.failed) {
+            say(std::string(ggml_op_name(job.op)) + " failed: " + job.why);
+            status = GGML_STATUS_FAILED;
+        }
+    }
+    return status;
+}
+
+} // namespace tightkv

@@ -1,0 +1,204 @@
+// Our buffer: address space, the caches in it, and the host's tensor access functions.
+#include "ggml/kv_buffer.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <map>
+
+#include "ggml/abi.h"
+#include "ggml/stats.h"
+
+namespace tightkv {
+
+namespace {
+
+ggml_backend_buffer_type_t our_type = nullptr;
+
+struct KvBuffer {
+    void*  base = nullptr;
+    size_t mapped = 0;
+    CacheSpec                                            spec;
+    std::vector<const ggml_tensor*>                      planned; // caches to come, in layer order
+    std::map<const void*, std::unique_ptr<CacheTensor>>  caches;  // by address
+    size_t                                               plain_bytes = 0; // tensors in here that are no caches of ours
+    bool                                                 announced = false;
+    std::mutex                                           lock;
+
+    ~KvBuffer() {
+        if (base) munmap(base, mapped);
+    }
+};
+
+KvBuffer* of(ggml_backend_buffer_t b) { return static_cast<KvBuffer*>(abi::layout(b)->context); }
+
+// Layers with a cache, in the order the host created them: the index first=/last= count in. "cache_k_l7" and "cache_v_l7" are one layer.
+std::vector<std::string> layer_names(const std::vector<const ggml_tensor*>& caches) {
+    std::vector<std::string> layers;
+    for (const ggml_tensor* t : caches) {
+        const char*       l    = std::strrchr(t->name, '_');
+        const std::string name = l ? l : t->name;
+        if (std::find(layers.begin(), layers.end(), name) == layers.end()) layers.push_back(name);
+    }
+    return layers;
+}
+
+const Format& format_of(const ggml_tensor* t, Operand op, const std::vector<std::string>& layers, const CacheSpec& spec) {
+    const char* l = std::strrchr(t->name, '_');
+    const auto  i = static_cast<int>(std::find(layers.begin(), layers.end(), l ? l : t->name) - layers.begin());
+    const auto  n = static_cast<int>(layers.size());
+    return format(op == Operand::K ? spec.k_of(i, n) : spec.v_of(i, n));
+}
+
+// ---- the host's buffer interface
+
+void  free_buffer(ggml_backend_buffer_t b) { delete of(b); }
+void* get_base(ggml_backend_buffer_t b) { return of(b)->base; }
+
+// Called when the host has placed a tensor. Once all planned caches stand, the buffer's size becomes what the cache really takes; the host
+// prints it, and asserts on it only while placing.
+ggml_status init_tensor(ggml_backend_buffer_t b, ggml_tensor* t) {
+    KvBuffer* kv = of(b);
+    Operand   op;
+    if (t->view_src || !is_cache_tensor(t, &op)) {
+        if (!t->view_src) kv->plain_bytes += ggml_nbytes(t);
+        return GGML_STATUS_SUCCESS;
+    }
+    if (std::find(kv->planned.begin(), kv->planned.end(), t) == kv->planned.end()) { // a copy the host made of a cache tensor: plain bytes
+        kv->plain_bytes += ggml_nbytes(t);
+        return GGML_STATUS_SUCCESS;
+    }
+    kv->caches[t->data] = std::make_unique<CacheTensor>(t, op, format_of(t, op, layer_names(kv->planned), kv->spec));
+    if (kv->caches.size() == kv->planned.size()) {
+        size_t bytes = kv->plain_bytes;
+        for (const auto& [address, cache] : kv->caches) bytes += cache->packed_bytes();
+        abi::layout(b)->size = std::min(abi::layout(b)->size, bytes);
+    }
+    return GGML_STATUS_SUCCESS;
+}
+
+void set_tensor(ggml_backend_buffer_t, ggml_tensor* t, const void* data, size_t offset, size_t size) {
+    if (CacheTensor* c = cache_of(t)) c->write(offset_of(t) + offset, data, size);
+    else std::memcpy(static_cast<char*>(t->data) + offset, data, size);
+}
+void get_tensor(ggml_backend_buffer_t, const ggml_tensor* t, void* data, size_t offset, size_t size) {
+    if (CacheTensor* c = cache_of(t)) c->read(offset_of(t) + offset, data, size);
+    else std::memcpy(data, static_cast<const char*>(t->data) + offset, size);
+}
+void memset_tensor(ggml_backend_buffer_t b, ggml_tensor* t, uint8_t value, size_t offset, size_t size) {
+    if (!cache_of(t)) {
+        std::memset(static_cast<char*>(t->data) + offset, value, size);
+        return;
+    }
+    const std::vector<uint8_t> bytes(std::min<size_t>(size, 1 << 16), value);
+    for (size_t at = 0; at < size; at += bytes.size()) set_tensor(b, t, bytes.data(), offset + at, std::min(bytes.size(), size - at));
+}
+
+// Sequence copies between streams: packed rows, no decoding. False leaves it to the host (get, then set).
+bool cpy_tensor(ggml_backend_buffer_t, const ggml_tensor* src, ggml_tensor* dst) {
+    CacheTensor *from = cache_of(src), *to = cache_of(dst);
+    if (!from || !to) {
+        if (from || to || !in_kv_buffer(src) || !in_kv_buffer(dst)) return false;
+        std::memcpy(dst->data, src->data, ggml_nbytes(src));
+        return true;
+    }
+    from->decide(), to->decide();
+    if (from->mode() != to->mode() || !ggml_is_contiguous(src) || !ggml_is_contiguous(dst) || ggml_nbytes(src) != ggml_nbytes(dst)) return false;
+    if (from->mode() == CacheMode::kPlain) {
+        std::memmove(dst->data, src->data, ggml_nbytes(src));
+        return true;
+    }
+    const size_t row_bytes = static_cast<size_t>(from->head_dim()) * 2;
+    if (from->format().id != to->format().id || from->head_dim() != to->head_dim() || offset_of(src) % row_bytes || offset_of(dst) % row_bytes ||
+        ggml_nbytes(src) % row_bytes)
+        return false;
+    std::vector<uint8_t> row(from->format().row_bytes(from->head_dim()));
+    for (size_t at = 0; at < ggml_nbytes(src); at += row_bytes) {
+        const auto a = from->cell_of(static_cast<int64_t>((offset_of(src) + at) / row_bytes));
+        const auto b = to->cell_of(static_cast<int64_t>((offset_of(dst) + at) / row_bytes));
+        from->store()->read_canonical(a.stream, a.head, a.cell, row.data());
+        to->store()->write_canonical(b.stream, b.head, b.cell, row.data());
+        stats().rows_read++, stats().rows_written++;
+    }
+    return true;
+}
+
+void clear(ggml_backend_buffer_t b, uint8_t value) {
+    KvBuffer* kv = of(b);
+    for (const auto& [address, cache] : kv->caches) cache->clear();
+    if (value == 0) madvise(kv->base, kv->mapped, MADV_DONTNEED);
+    else std::memset(kv->base, value, kv->mapped);
+}
+
+} // namespace
+
+bool has_cache_name(const ggml_tensor* t) { return std::strncmp(t->name, "cache_", 6) == 0; }
+
+bool is_cache_tensor(const ggml_tensor* t, Operand* op) {
+    const bool k = std::strncmp(t->name, "cache_k_l", 9) == 0, v = std::strncmp(t->name, "cache_v_l", 9) == 0;
+    if (t->view_src || t->type != GGML_TYPE_F16 || !(k || v)) return false;
+    if (op) *op = k ? Operand::K : Operand::V;
+    return true;
+}
+
+ggml_backend_buffer_type_t kv_buffer_type() { return our_type; }
+void                       set_kv_buffer_type(ggml_backend_buffer_type_t buft) { our_type = buft; }
+
+CacheTensor* cache_of(const ggml_tensor* t) {
+    if (!in_kv_buffer(t)) return nullptr;
+    const ggml_tensor* r  = root_of(t);
+    KvBuffer*          kv = of(r->buffer);
+    if (!kv) return nullptr;
+    const auto at = kv->caches.find(r->data);
+    return at == kv->caches.end() ? nullptr : at->second.get();
+}
+
+size_t planned_bytes(const std::vector<const ggml_tensor*>& caches, const CacheSpec& spec) {
+    const auto layers = layer_names(caches);
+    size_t     bytes  = 0;
+    for (const ggml_tensor* t : caches) {
+        Operand op = Operand::K;
+        (void)is_cache_tensor(t, &op);
+        bytes += CacheTensor(t, op, format_of(t, op, layers, spec)).packed_bytes();
+    }
+    return bytes;
+}
+
+ggml_backend_buffer_t allocate_kv_buffer(size_t size, const std::vector<const ggml_tensor*>& caches, const CacheSpec& spec) {
+    static const abi::BufferInterface kInterface = {free_buffer, get_base, init_tensor, memset_tensor, set_tensor, get_tensor,
+                                                    nullptr,     nullptr,  cpy_tensor,  clear,         nullptr};
+    auto kv     = std::make_unique<KvBuffer>();
+    kv->mapped  = size + 4096;
+    kv->spec    = spec;
+    kv->planned = caches;
+    void* p     = mmap(nullptr, kv->mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) return nullptr;
+    kv->base = p;
+    ggml_backend_buffer_t b = abi::ggml_backend_buffer_init(our_type, kInterface, kv.get(), size);
+    if (b) (void)kv.release();
+    return b;
+}
+
+void announce(const ggml_tensor* cache_view) {
+    KvBuffer*             kv = of(root_of(cache_view)->buffer);
+    const std::lock_guard guard(kv->lock);
+    if (kv->announced) return;
+    kv->announced = true;
+    size_t bytes = 0, f16 = 0;
+    int    compressed = 0, dk = 0, dv = 0;
+    for (const auto& [address, c] : kv->caches) {
+        bytes += c->packed_bytes();
+        f16 += static_cast<size_t>(c->n_embd() * c->n_cells() * c->n_streams()) * 2;
+        compressed += c->mode() == CacheMode::kTiles;
+        if (c->head_dim()) (c->operand() == Operand::K ? dk : dv) = c->head_dim();
+    }
+    char line[256];
+    std::snprintf(line, sizeof line, "KV cache %s: %d of %zu tensors compressed, head_dim %d/%d, %.2f MiB, %.3f bits per value (f16: %.2f MiB)",
+                  kv->spec.to_string().c_str(), compressed, kv->caches.size(), dk, dv, static_cast<double>(bytes) / 1048576.0,
+                  16.0 * static_cast<double>(bytes) / static_cast<double>(f16), static_cast<double>(f16) / 1048576.0);
+    say(line);
+}
+
+} // namespace tightkv

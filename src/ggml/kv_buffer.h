@@ -1,0 +1,107 @@
+// The buffer that holds a compressed KV cache inside the host: which of its tensors are caches, and how bytes get in and out.
+//
+// Addresses: the buffer reserves address space for the tensors' full f16 size and commits none of it, so every size assertion of the
+// host holds; compressed rows live in TileStores beside it. A cache view is (root tensor, byte offset in declared f16 bytes).
+// Tensors that are no compressed caches (other types, transposed V, unsupported head_dim, snapshots) live at their address as plain bytes.
+#pragma once
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "cache/cache_spec.h"
+#include "cache/tile_store.h"
+#include "ggml-backend.h"
+#include "ggml.h"
+
+namespace tightkv {
+
+inline const ggml_tensor* root_of(const ggml_tensor* t) { return t->view_src ? t->view_src : t; }
+inline size_t             offset_of(const ggml_tensor* t) { return t->view_src ? t->view_offs : 0; }
+
+enum class CacheMode : uint8_t {
+    kUndecided, // head_dim not seen yet, nothing written
+    kTiles,     // compressed
+    kPlain,     // f16 at the tensor's address, served by the host's own kernels
+};
+
+// One cache_k_l* / cache_v_l* tensor: [n_streams][n_cells][n_embd], declared f16.
+class CacheTensor {
+public:
+    CacheTensor(const ggml_tensor* t, Operand op, const Format& f);
+    ~CacheTensor();
+
+    CacheMode   mode() const { return mode_; }
+    Operand     operand() const { return operand_; }
+    TileStore*  store() { return store_.get(); }
+    const void* address() const { return address_; }
+    int         head_dim() const { return store_ ? store_->shape().head_dim : 0; }
+    int64_t     n_embd() const { return n_embd_; }
+    int64_t     n_cells() const { return n_cells_; }
+    int64_t     n_streams() const { return n_streams_; }
+    const Format& format() const { return format_; }
+    // What the cache will take, before head_dim is known with the likeliest one.
+    size_t packed_bytes() const;
+
+    // head_dim was seen in a graph. Unsupported ones make the tensor plain, with one line that says so.
+    void learn_head_dim(int64_t head_dim);
+    void make_plain(const std::string& why);
+    // Settles an undecided tensor that is touched before any graph was seen.
+    void decide();
+
+    // Declared f16 bytes [offset, offset + size) of the root tensor.
+    void read(size_t offset, void* dst, size_t size);
+    void write(size_t offset, const void* src, size_t size);
+    void clear();
+
+    struct Cell {
+        int     stream, head;
+        int64_t cell;
+    };
+    Cell    cell_of(int64_t head_row) const;                      // head_row = offset / (2 * head_dim)
+    void    write_row(const Cell& c, const float* x);             // counts refused rows
+    int64_t rows() const { return n_streams_ * n_cells_ * (n_embd_ / head_dim()); }
+
+private:
+    int64_t                    n_embd_, n_cells_, n_streams_;
+    void*                      address_;
+    std::string                name_;
+    Operand                    operand_;
+    Format                     format_;
+    CacheMode                  mode_ = CacheMode::kUndecided;
+    std::unique_ptr<TileStore> store_;
+    std::mutex                 lock_; // mode changes
+};
+
+// Is t (by name and type) a cache that we could compress?
+bool is_cache_tensor(const ggml_tensor* t, Operand* op = nullptr);
+// Any cache_* tensor by name, of whatever type.
+bool has_cache_name(const ggml_tensor* t);
+
+// The buffer type of our buffers, made by the hooks for the host's API version; null until then.
+ggml_backend_buffer_type_t kv_buffer_type();
+void                       set_kv_buffer_type(ggml_backend_buffer_type_t buft);
+
+inline bool in_kv_buffer(const ggml_tensor* t) {
+    const ggml_tensor* r = root_of(t);
+    return r->buffer && kv_buffer_type() && ggml_backend_buffer_get_type(r->buffer) == kv_buffer_type();
+}
+// The cache a tensor or view belongs to, or null.
+CacheTensor* cache_of(const ggml_tensor* t);
+// The same, but only where the rows are compressed.
+inline CacheTensor* tiles_of(const ggml_tensor* t) {
+    CacheTensor* c = t ? cache_of(t) : nullptr;
+    return c && c->mode() == CacheMode::kTiles ? c : nullptr;
+}
+
+// A buffer of `size` bytes of address space; null when there is none to be had. `caches` become compressed caches under `spec`, in layer
+// order, as soon as the host places them (init_tensor). Without caches: plain memory of our buffer type.
+ggml_backend_buffer_t allocate_kv_buffer(size_t size, const std::vector<const ggml_tensor*>& caches, const CacheSpec& spec);
+
+// Packed size of all tensors of a planned cache, for the host's memory estimates.
+size_t planned_bytes(const std::vector<const ggml_tensor*>& caches, const CacheSpec& spec);
+
+// One line about the caches of this buffer, the first time a graph runs on it.
+void announce(const ggml_tensor* cache_view);
+
+} // namespace tightkv

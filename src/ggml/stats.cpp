@@ -1,0 +1,45 @@
+// Counters and messages.
+#include "ggml/stats.h"
+
+#include <cstdio>
+#include <mutex>
+#include <set>
+
+#include "ggml.h"
+
+namespace tightkv {
+
+AdapterStats& stats() {
+    static AdapterStats* s = new AdapterStats; // outlives every static destructor: the exit report reads it
+    return *s;
+}
+
+std::string stats_json() {
+    const AdapterStats& s     = stats();
+    std::string         json  = "{";
+    const auto          field = [&](const char* name, const std::atomic<int64_t>& v) {
+        json += std::string("\"") + name + "\": " + std::to_string(v.load()) + ", ";
+    };
+    field("graphs", s.graphs);
+    field("native_writes", s.native_writes);
+    field("native_attention", s.native_attention);
+    field("generic_ops", s.generic_ops);
+    field("fallback_ops", s.fallback_ops);
+    field("rows_read", s.rows_read);
+    field("rows_written", s.rows_written);
+    field("refused_rows", s.refused_rows);
+    field("saturated_rows", s.saturated_rows);
+    field("cache_bytes", s.cache_bytes);
+    return json + "\"host_version\": \"" + ggml_version() + "\"}";
+}
+
+void say(const std::string& line) { std::fprintf(stderr, "tightkv: %s\n", line.c_str()); }
+
+void say_once(const std::string& line) {
+    static std::mutex            lock;
+    static std::set<std::string> said;
+    const std::lock_guard        guard(lock);
+    if (said.insert(line).second) say(line);
+}
+
+} // namespace tightkv
