@@ -20,7 +20,7 @@ struct SoftmaxState {
         if (other.m == kNegInf) return;
         const float top  = m > other.m ? m : other.m;
         const float mine = m == kNegInf ? 0.0f : std::exp(m - top), theirs = std::exp(other.m - top);
-        l                = l * mine + other.l * theirs;
+        l = l * mine + other.l * theirs;
         for (size_t i = 0; i < d; i++) o[i] = o[i] * mine + other.o[i] * theirs;
         m = top;
     }

@@ -47,12 +47,12 @@ struct Seen {
 
 Status parse_part(std::string_view part, size_t pos, CacheSpec& spec, Seen& seen) {
     static constexpr const char* kWords = "accepted: k=, v=, first=, last=, sink=, window=, profile=";
-    const size_t                 eq = part.find('=');
+    const size_t                 eq     = part.find('=');
     if (eq == std::string_view::npos)
         return at(pos, (part.empty() ? std::string("a part is missing") : quoted(part) + " is no KEY=VALUE part") + "; " + kWords);
     const std::string_view key = part.substr(0, eq), value = part.substr(eq + 1);
     const size_t           vpos = pos + eq + 1;
-    const auto once = [&](bool& flag) { return flag ? at(pos, quoted(key) + " is given twice") : (flag = true, Status{}); };
+    const auto             once = [&](bool& flag) { return flag ? at(pos, quoted(key) + " is given twice") : (flag = true, Status{}); };
     if (key == "k" || key == "v") {
         if (Status s = once(key == "k" ? seen.k : seen.v); !s.ok()) return s;
         return parse_format(value, vpos, key == "k" ? spec.k : spec.v);
@@ -88,9 +88,9 @@ size_t part_end(std::string_view text, size_t from) {
 
 Status parse_cache_spec(std::string_view text, CacheSpec& spec) {
     if (text.empty()) return at(0, "empty; accepted: " + format_names() + " or parts like k=turbo4:v=turbo3");
-    CacheSpec parsed;
-    Seen      seen;
-    size_t    pos = 0;
+    CacheSpec    parsed;
+    Seen         seen;
+    size_t       pos      = 0;
     const size_t head_end = part_end(text, 0);
     if (text.substr(0, head_end).find('=') == std::string_view::npos) { // a bare format stands for both operands
         if (Status s = parse_format(text.substr(0, head_end), 0, parsed.k); !s.ok()) return s;
@@ -104,7 +104,8 @@ Status parse_cache_spec(std::string_view text, CacheSpec& spec) {
         if (end == text.size()) break;
         pos = end + 1;
     }
-    if (!seen.k || !seen.v) return at(text.size(), std::string("the format of ") + (seen.k ? "v" : "k") + " is missing; give both k= and v=");
+    if (!seen.k || !seen.v)
+        return at(text.size(), std::string("the format of ") + (seen.k ? "v" : "k") + " is missing; give both k= and v=");
     spec = parsed;
     return {};
 }

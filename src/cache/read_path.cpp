@@ -19,7 +19,7 @@ template <class T> T* offset(T* p, size_t bytes) {
 // ALiBi slope of head h, as ggml defines it (Press et al. 2022, extended to head counts that are no power of two).
 float alibi_slope(float max_bias, int n_heads, int h) {
     if (max_bias <= 0) return 1.0f;
-    const int   n = 1 << static_cast<int>(std::floor(std::log2(static_cast<double>(n_heads))));
+    const int   n  = 1 << static_cast<int>(std::floor(std::log2(static_cast<double>(n_heads))));
     const float m0 = std::pow(2.0f, -max_bias / static_cast<float>(n)), m1 = std::pow(2.0f, -max_bias / 2 / static_cast<float>(n));
     return h < n ? std::pow(m0, static_cast<float>(h + 1)) : std::pow(m1, static_cast<float>(2 * (h - n) + 1));
 }
@@ -73,20 +73,20 @@ Status AttentionJob::prepare(const AttentionArgs& a, int n_threads) {
     group_ = a.n_heads / a.n_kv_heads;
 
     // Few rows: packed codes serve all of them at once. Many: blocks of rows share expanded tiles.
-    const int64_t rows = static_cast<int64_t>(a.n_tokens) * group_;
-    decode_            = rows <= kMaxDecodeRows || (a.n_tokens == 1);
-    tokens_per_block_  = decode_ ? a.n_tokens : std::max(1, 64 / group_);
+    const int64_t rows     = static_cast<int64_t>(a.n_tokens) * group_;
+    decode_                = rows <= kMaxDecodeRows || (a.n_tokens == 1);
+    tokens_per_block_      = decode_ ? a.n_tokens : std::max(1, 64 / group_);
     const int64_t per_head = (a.n_tokens + tokens_per_block_ - 1) / tokens_per_block_;
-    n_blocks_ = per_head * a.n_kv_heads * a.n_streams;
+    n_blocks_              = per_head * a.n_kv_heads * a.n_streams;
 
     // Split along the keys only while that is needed to give every thread two units.
-    n_threads = std::max(1, n_threads);
+    n_threads            = std::max(1, n_threads);
     const int64_t wanted = (2 * n_threads + n_blocks_ - 1) / n_blocks_;
     const int64_t most   = std::max<int64_t>(1, a.n_kv / kMinRunTokens);
     const int64_t runs   = n_threads == 1 ? 1 : std::clamp<int64_t>(wanted, 1, most);
     const int64_t tiles  = (a.n_kv + kTileTokens - 1) / kTileTokens;
-    run_tokens_ = static_cast<int>(std::max<int64_t>(1, (tiles + runs - 1) / runs)) * kTileTokens;
-    n_runs_     = std::max<int64_t>(1, (a.n_kv + run_tokens_ - 1) / run_tokens_);
+    run_tokens_          = static_cast<int>(std::max<int64_t>(1, (tiles + runs - 1) / runs)) * kTileTokens;
+    n_runs_              = std::max<int64_t>(1, (a.n_kv + run_tokens_ - 1) / run_tokens_);
     if (n_runs_ > 1) {
         const size_t row_floats = 2 + static_cast<size_t>(a.v->shape().head_dim);
         partial_.resize(static_cast<size_t>(n_blocks_ * n_runs_) * tokens_per_block_ * group_ * row_floats);
@@ -98,13 +98,13 @@ Status AttentionJob::prepare(const AttentionArgs& a, int n_threads) {
 
 void AttentionJob::run() {
     const int    dk = args_.k->shape().head_dim, dv = args_.v->shape().head_dim;
-    const size_t rows = static_cast<size_t>(tokens_per_block_) * group_;
+    const size_t rows    = static_cast<size_t>(tokens_per_block_) * group_;
     float* const scratch = thread_scratch(attend_scratch(dk, dv) + rows * (static_cast<size_t>(dk) + dv + 2));
     for (int64_t unit; (unit = next_.fetch_add(1, std::memory_order_relaxed)) < n_blocks_ * n_runs_;) attend_unit(unit, scratch);
 }
 
 void AttentionJob::attend_unit(int64_t unit, float* scratch) {
-    const AttentionArgs& a = args_;
+    const AttentionArgs& a  = args_;
     const int            dk = a.k->shape().head_dim, dv = a.v->shape().head_dim;
     const Unit           u(*this, unit / n_runs_);
     const int            run = static_cast<int>(unit % n_runs_), rows = u.n_tokens * group_;
@@ -120,13 +120,14 @@ void AttentionJob::attend_unit(int64_t unit, float* scratch) {
     for (int r = 0; r < rows; r++) {
         const int    token = u.token0 + r / group_, head = u.kv_head * group_ + r % group_;
         float* const row = q + static_cast<size_t>(r) * dk;
-        std::memcpy(row, offset(a.q, u.stream * a.q_strides.stream + head * a.q_strides.head + token * a.q_strides.token), sizeof(float) * static_cast<size_t>(dk));
+        std::memcpy(row, offset(a.q, u.stream * a.q_strides.stream + head * a.q_strides.head + token * a.q_strides.token),
+                    sizeof(float) * static_cast<size_t>(dk));
         if (a.k->format().transformed()) kernel.forward(transform_for(dk), row);
     }
 
     AttendArgs args;
-    args.k           = a.k->tiles(a.k_stream0 + u.stream, a.k_head0 + u.kv_head);
-    args.v           = a.v->tiles(a.v_stream0 + u.stream, a.v_head0 + u.kv_head);
+    args.k = a.k->tiles(a.k_stream0 + u.stream, a.k_head0 + u.kv_head);
+    args.v = a.v->tiles(a.v_stream0 + u.stream, a.v_head0 + u.kv_head);
     args.k.tiles += static_cast<size_t>(a.k_cell0 / kTileTokens) * tile_bytes(args.k.format, dk);
     args.v.tiles += static_cast<size_t>(a.v_cell0 / kTileTokens) * tile_bytes(args.v.format, dv);
     args.begin     = run * run_tokens_;
@@ -143,7 +144,8 @@ void AttentionJob::attend_unit(int64_t unit, float* scratch) {
         for (int r = 0; r < args.rows; r++) {
             const int token = u.token0 + (r0 + r) / group_, head = u.kv_head * group_ + (r0 + r) % group_;
             slope[r] = alibi_slope(a.max_bias, a.n_heads, head);
-            mask[r]  = static_cast<const char*>(a.mask) + u.stream * a.mask_strides.stream + head * a.mask_strides.head + token * a.mask_strides.token;
+            mask[r]  = static_cast<const char*>(a.mask) + u.stream * a.mask_strides.stream + head * a.mask_strides.head +
+                      token * a.mask_strides.token;
         }
         args.q     = q + static_cast<size_t>(r0) * dk;
         args.mask  = args.mask_type == MaskType::kNone ? nullptr : mask;
@@ -189,7 +191,8 @@ void AttentionJob::write_row(int stream, int head, int token, float m, float l, 
     if (args_.sinks) s.add_sink(args_.sinks[head], static_cast<size_t>(dv));
     s.normalize(static_cast<size_t>(dv));
     if (args_.v->format().transformed()) kernels().inverse(transform_for(dv), o);
-    std::memcpy(offset(args_.out, stream * args_.out_strides.stream + head * args_.out_strides.head + token * args_.out_strides.token), o, sizeof(float) * static_cast<size_t>(dv));
+    std::memcpy(offset(args_.out, stream * args_.out_strides.stream + head * args_.out_strides.head + token * args_.out_strides.token), o,
+                sizeof(float) * static_cast<size_t>(dv));
 }
 
 } // namespace tightkv

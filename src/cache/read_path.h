@@ -20,24 +20,24 @@ struct RowStrides {
 };
 
 struct AttentionArgs {
-    const TileStore* k = nullptr; // [stream0 + s], heads k_head0 ...
-    const TileStore* v = nullptr;
-    int     k_stream0 = 0, v_stream0 = 0; // store stream of query stream 0; query stream s reads stream0 + s
-    int     k_head0 = 0, v_head0 = 0;
-    int     n_streams = 1, n_kv_heads = 1, n_heads = 1, n_tokens = 1;
-    int64_t k_cell0 = 0, v_cell0 = 0; // first key of the operation, a multiple of kTileTokens
-    int64_t n_kv = 0;
+    const TileStore* k         = nullptr; // [stream0 + s], heads k_head0 ...
+    const TileStore* v         = nullptr;
+    int              k_stream0 = 0, v_stream0 = 0; // store stream of query stream 0; query stream s reads stream0 + s
+    int              k_head0 = 0, v_head0 = 0;
+    int              n_streams = 1, n_kv_heads = 1, n_heads = 1, n_tokens = 1;
+    int64_t          k_cell0 = 0, v_cell0 = 0; // first key of the operation, a multiple of kTileTokens
+    int64_t          n_kv = 0;
 
     const float* q = nullptr;
     RowStrides   q_strides;
     float*       out = nullptr;
     RowStrides   out_strides;
 
-    float scale = 1.0f, softcap = 0.0f, max_bias = 0.0f; // max_bias > 0: ALiBi slopes as ggml defines them
-    MaskType    mask_type = MaskType::kNone;
-    const void* mask = nullptr; // value of key j for token t of head h in stream s: mask + s*stream + h*head + t*token + j
-    RowStrides  mask_strides;   // 0 where the mask is shared
-    const float* sinks = nullptr; // [n_heads] logits, or null
+    float        scale = 1.0f, softcap = 0.0f, max_bias = 0.0f; // max_bias > 0: ALiBi slopes as ggml defines them
+    MaskType     mask_type = MaskType::kNone;
+    const void*  mask      = nullptr; // value of key j for token t of head h in stream s: mask + s*stream + h*head + t*token + j
+    RowStrides   mask_strides;        // 0 where the mask is shared
+    const float* sinks = nullptr;     // [n_heads] logits, or null
 };
 
 class AttentionJob {
@@ -52,12 +52,12 @@ private:
     void finish_block(int64_t block, float* scratch);
     void write_row(int stream, int head, int token, float m, float l, float* o);
 
-    AttentionArgs args_;
-    int           group_ = 1;              // query heads per KV head
-    int           tokens_per_block_ = 1;   // query tokens of one block; rows = tokens * group
-    int64_t       n_blocks_ = 0, n_runs_ = 1; // runs of tokens per block
-    int           run_tokens_ = 0;
-    bool          decode_ = true;
+    AttentionArgs                       args_;
+    int                                 group_            = 1;      // query heads per KV head
+    int                                 tokens_per_block_ = 1;      // query tokens of one block; rows = tokens * group
+    int64_t                             n_blocks_ = 0, n_runs_ = 1; // runs of tokens per block
+    int                                 run_tokens_ = 0;
+    bool                                decode_     = true;
     std::vector<float>                  partial_; // [block][run][rows][m, l, o[dv]]
     std::unique_ptr<std::atomic<int>[]> done_;    // [block]
     std::atomic<int64_t>                next_{0};

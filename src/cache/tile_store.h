@@ -43,9 +43,7 @@ public:
 
 private:
     TileStore(const Format& f, Operand op, const StoreShape& shape);
-    uint8_t* head_base(int stream, int head) const {
-        return base_ + (size_t(stream) * shape_.n_kv_heads + head) * head_bytes_;
-    }
+    uint8_t* head_base(int stream, int head) const { return base_ + (size_t(stream) * shape_.n_kv_heads + head) * head_bytes_; }
     uint8_t* tile_of(int stream, int head, int64_t cell) const {
         return head_base(stream, head) + size_t(cell / kTileTokens) * tile_bytes_;
     }

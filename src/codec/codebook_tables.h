@@ -10,18 +10,17 @@ namespace tightkv {
 // Positive half, ascending; the negative half mirrors it.
 inline constexpr std::array<double, 2> kLevels2 = {0.452780, 1.510418};
 inline constexpr std::array<double, 4> kLevels3 = {0.245094, 0.756005, 1.343909, 2.151946};
-inline constexpr std::array<double, 8> kLevels4 = {0.128395, 0.388048, 0.656759, 0.942340,
-                                                   1.256231, 1.618046, 2.069017, 2.732590};
+inline constexpr std::array<double, 8> kLevels4 = {0.128395, 0.388048, 0.656759, 0.942340, 1.256231, 1.618046, 2.069017, 2.732590};
 
 // Codes are decided in int16 fixed point with this many steps per standard deviation, on every ISA: that is what makes
 // encoders bit-exact. 47 of the 65536 values decide differently from the exact nearest level; distortion is unchanged.
 inline constexpr int kThresholdSteps = 2048;
 
 struct Codebook {
-    int                     n = 0;        // levels
-    float                   unit = 0;     // value in sigma of int8 level 1
-    std::array<int8_t, 16>  level{};      // ascending
-    std::array<int16_t, 15> threshold{};  // code = number of thresholds below the fixed-point value
+    int                     n    = 0;    // levels
+    float                   unit = 0;    // value in sigma of int8 level 1
+    std::array<int8_t, 16>  level{};     // ascending
+    std::array<int16_t, 15> threshold{}; // code = number of thresholds below the fixed-point value
 };
 
 template <size_t H> constexpr Codebook make_codebook(const std::array<double, H>& half) {

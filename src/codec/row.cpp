@@ -43,14 +43,12 @@ RowStatus encode_row(const Format& f, int head_dim, const float* x, CodedRow& ro
     return encode<ScalarOps>(f, transform_for(head_dim), x, row);
 }
 
-void decode_row(const Format& f, int head_dim, const CodedRow& row, float* x) {
-    decode<ScalarOps>(f, transform_for(head_dim), row, x);
-}
+void decode_row(const Format& f, int head_dim, const CodedRow& row, float* x) { decode<ScalarOps>(f, transform_for(head_dim), row, x); }
 
 void pack_row(const Format& f, int head_dim, const CodedRow& row, uint8_t* bytes) {
-    bytes[0] = static_cast<uint8_t>(row.scale & 0xff);
-    bytes[1] = static_cast<uint8_t>(row.scale >> 8);
-    uint32_t acc = 0;
+    bytes[0]      = static_cast<uint8_t>(row.scale & 0xff);
+    bytes[1]      = static_cast<uint8_t>(row.scale >> 8);
+    uint32_t acc  = 0;
     int      have = 0;
     for (int i = 0, at = 2; i < head_dim; i++) {
         acc |= static_cast<uint32_t>(row.codes[i]) << have;
@@ -59,9 +57,9 @@ void pack_row(const Format& f, int head_dim, const CodedRow& row, uint8_t* bytes
 }
 
 void unpack_row(const Format& f, int head_dim, const uint8_t* bytes, CodedRow& row) {
-    row.scale = static_cast<uint16_t>(bytes[0] | bytes[1] << 8);
+    row.scale           = static_cast<uint16_t>(bytes[0] | bytes[1] << 8);
     const uint32_t mask = (1u << f.bits) - 1;
-    uint32_t       acc = 0;
+    uint32_t       acc  = 0;
     int            have = 0;
     for (int i = 0, at = 2; i < head_dim; i++) {
         for (; have < f.bits; have += 8) acc |= static_cast<uint32_t>(bytes[at++]) << have;

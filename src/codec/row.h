@@ -40,5 +40,4 @@ void      decode_row(const Format& f, int head_dim, const CodedRow& row, float* 
 void pack_row(const Format& f, int head_dim, const CodedRow& row, uint8_t* bytes);
 void unpack_row(const Format& f, int head_dim, const uint8_t* bytes, CodedRow& row);
 
-
 } // namespace tightkv

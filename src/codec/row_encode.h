@@ -33,7 +33,7 @@ template <class Ops> void inverse(const Transform& t, float* y) {
 }
 
 inline float largest_magnitude(const float* x, int d) { // NaN gives NaN
-    uint32_t top = 0; // magnitudes of floats order like their bits
+    uint32_t top = 0;                                   // magnitudes of floats order like their bits
     for (int i = 0; i < d; i++) {
         const uint32_t m = std::bit_cast<uint32_t>(x[i]) & 0x7fffffffu;
         top              = m > top ? m : top;
@@ -43,7 +43,7 @@ inline float largest_magnitude(const float* x, int d) { // NaN gives NaN
 
 // y: transformed row, scaled by 2^-exponent. Decides codes and scale.
 template <class Ops> RowStatus code_row(const Format& f, int d, const float* y, int exponent, CodedRow& row) {
-    const float norm2 = Ops::sum_squares(y, d);
+    const float norm2       = Ops::sum_squares(y, d);
     int32_t     level_norm2 = 0; // exact: at most 1024 * 127^2
     float       unit;
     if (f.kind == FormatKind::Levels) {

@@ -20,8 +20,7 @@ template <class W> void pack8(int bits, const W v[8], W plane[8]) {
     } else if (bits == 4) {
         for (int p = 0; p < 4; p++) plane[p] = join(v[2 * p], v[2 * p + 1], 4);
     } else if (bits == 2) {
-        for (int p = 0; p < 2; p++)
-            plane[p] = join(join(v[4 * p], v[4 * p + 1], 2), join(v[4 * p + 2], v[4 * p + 3], 2), 4);
+        for (int p = 0; p < 2; p++) plane[p] = join(join(v[4 * p], v[4 * p + 1], 2), join(v[4 * p + 2], v[4 * p + 3], 2), 4);
     } else {
         const W one = each_byte<W>(1);
         for (int p = 0; p < 3; p++) {
@@ -43,7 +42,7 @@ template <class W> void unpack8(int bits, const W plane[8], W v[8]) {
         for (int i = 0; i < 6; i++) v[i] = field(plane[i / 2], 4 * (i % 2), 7);
         for (int i = 6; i < 8; i++) {
             const int at = i == 6 ? 3 : 7;
-            v[i] = static_cast<W>(field(plane[0], at, 1) | field(plane[1], at, 1) << 1 | field(plane[2], at, 1) << 2);
+            v[i]         = static_cast<W>(field(plane[0], at, 1) | field(plane[1], at, 1) << 1 | field(plane[2], at, 1) << 2);
         }
     }
 }

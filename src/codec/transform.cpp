@@ -56,9 +56,9 @@ void Transform::inverse(float* y) const {
 }
 
 const Transform& transform_for(int head_dim) {
-    static std::array<std::once_flag, kMaxHeadDim / 32 + 1>             made;
+    static std::array<std::once_flag, kMaxHeadDim / 32 + 1>                   made;
     static std::array<std::unique_ptr<const Transform>, kMaxHeadDim / 32 + 1> kept;
-    const size_t slot = static_cast<size_t>(head_dim) / 32;
+    const size_t                                                              slot = static_cast<size_t>(head_dim) / 32;
     std::call_once(made[slot], [&] { kept[slot] = std::make_unique<const Transform>(head_dim); });
     return *kept[slot];
 }

@@ -12,14 +12,14 @@ namespace {
 // Additive term of key j for row r.
 inline float mask_value(const AttendArgs& a, int r, int j) {
     if (a.mask_type == MaskType::kNone) return 0.0f;
-    const float m = a.mask_type == MaskType::kF16 ? half_to_float(static_cast<const uint16_t*>(a.mask[r])[j])
-                                                  : static_cast<const float*>(a.mask[r])[j];
+    const float m =
+        a.mask_type == MaskType::kF16 ? half_to_float(static_cast<const uint16_t*>(a.mask[r])[j]) : static_cast<const float*>(a.mask[r])[j];
     return a.slope && m != kNegInf ? a.slope[r] * m : m;
 }
 
 // Row j in the domain the kernel works in: [head_dim], transformed values (f16 rows: the values themselves).
 inline void transformed_row(const TileRun& run, Operand op, int j, float* x) {
-    const int      d = run.head_dim;
+    const int      d    = run.head_dim;
     const uint8_t* tile = run.tiles + tile_bytes(run.format, d) * static_cast<size_t>(j / kTileTokens);
     if (!run.format.transformed()) {
         const uint16_t* row = reinterpret_cast<const uint16_t*>(tile) + static_cast<size_t>(j % kTileTokens) * d;

@@ -17,16 +17,16 @@ namespace tightkv {
 namespace {
 
 template <class Isa> struct Attention {
-    static constexpr int kLanes = Isa::kLanes;
-    using Fv = typename Isa::Floats;
-    using Iv = typename Isa::Ints;
-    using Fu = typename Isa::FloatsInMemory;
-    static constexpr int kVectors = kTileTokens / kLanes;                               // per tile row
+    static constexpr int kLanes   = Isa::kLanes;
+    using Fv                      = typename Isa::Floats;
+    using Iv                      = typename Isa::Ints;
+    using Fu                      = typename Isa::FloatsInMemory;
+    static constexpr int kVectors = kTileTokens / kLanes; // per tile row
 
-    static Fv load(const float* p) { return *reinterpret_cast<const Fu*>(p); }
-    static void store(float* p, Fv v) { *reinterpret_cast<Fu*>(p) = v; }
-    static Fv splat(float x) { return Fv{} + x; }
-    static Fv larger(Fv a, Fv b) { return a > b ? a : b; }
+    static Fv    load(const float* p) { return *reinterpret_cast<const Fu*>(p); }
+    static void  store(float* p, Fv v) { *reinterpret_cast<Fu*>(p) = v; }
+    static Fv    splat(float x) { return Fv{} + x; }
+    static Fv    larger(Fv a, Fv b) { return a > b ? a : b; }
     static float fold_max(Fv v) {
         float top = v[0];
         for (int i = 1; i < kLanes; i++) top = v[i] > top ? v[i] : top;
@@ -42,11 +42,11 @@ template <class Isa> struct Attention {
     // Below 2^-126 the result is 2^-126 times something at most 1.42, which no sum of softmax weights can see.
     static Fv exp_nonpositive(Fv x) {
         constexpr float kRound = 0x1.8p23f; // adding it leaves the nearest integer in the low mantissa bits
-        Fv y = x * 1.44269504f;
-        y    = larger(y, splat(-126.0f));
-        const Fv t = y + kRound;
-        const Fv f = y - (t - kRound);
-        Iv n;
+        Fv              y      = x * 1.44269504f;
+        y                      = larger(y, splat(-126.0f));
+        const Fv t             = y + kRound;
+        const Fv f             = y - (t - kRound);
+        Iv       n;
         std::memcpy(&n, &t, sizeof n);
         n -= std::bit_cast<int32_t>(kRound);
         Fv p = splat(1.3333558e-3f); // ln2^5 / 5!
@@ -66,8 +66,8 @@ template <class Isa> struct Attention {
     template <int R> static void score_block(const float* q, int d, const float* kt, float* out) {
         constexpr int kWide = 4; // vectors of tokens per pass: R * kWide accumulators
         for (int t = 0; t < kTileTokens; t += kWide * kLanes) {
-            constexpr int kCols = kWide * kLanes <= kTileTokens ? kWide : kTileTokens / kLanes;
-            Fv acc[R][kCols] = {};
+            constexpr int kCols         = kWide * kLanes <= kTileTokens ? kWide : kTileTokens / kLanes;
+            Fv            acc[R][kCols] = {};
             for (int i = 0; i < d; i++) {
                 Fv k[kCols];
                 for (int c = 0; c < kCols; c++) k[c] = load(kt + static_cast<size_t>(i) * kTileTokens + t + c * kLanes);
@@ -120,7 +120,8 @@ template <class Isa> struct Attention {
             if (a.mask_type == MaskType::kF16) {
                 const uint16_t* m = static_cast<const uint16_t*>(a.mask[r]) + tile_begin;
                 if (n == kTileTokens) Isa::load_halves(m, bias);
-                else for (int t = 0; t < n; t++) bias[t] = half_to_float(m[t]);
+                else
+                    for (int t = 0; t < n; t++) bias[t] = half_to_float(m[t]);
             } else {
                 std::memcpy(bias, static_cast<const float*>(a.mask[r]) + tile_begin, sizeof(float) * n);
             }
@@ -135,7 +136,7 @@ template <class Isa> struct Attention {
 
     // Scores of one row -> weights p = exp(score - m), in place; carries m, l and o along. sc: raw dots; factor: per key, or null.
     static void softmax_row(const AttendArgs& a, float* sc, const float* factor, const float* bias, float& m, float& l, float* o) {
-        const int dv = a.v.head_dim;
+        const int dv  = a.v.head_dim;
         Fv        top = splat(kNegInf);
         for (int i = 0; i < kVectors; i++) {
             Fv s = load(sc + i * kLanes) * a.scale;
@@ -179,12 +180,12 @@ template <class Isa> struct Attention {
 
     // integer: scores and weighted sums of codebook formats stay on the packed codes (decode); else every tile is expanded (batched).
     static void run(const AttendArgs& a, const AttendState& s, float* scratch, bool integer) {
-        const int dk = a.k.head_dim, dv = a.v.head_dim;
-        float* const kt = scratch;                                       // [dk][64]
-        float* const vt = kt + static_cast<size_t>(kTileTokens) * dk;    // [64][dv]
-        float* const sc = vt + static_cast<size_t>(kTileTokens) * dv;    // [rows][64]
-        const bool   k_int = integer && a.k.format.kind == FormatKind::Levels;
-        const bool   v_int = integer && a.v.format.kind == FormatKind::Levels;
+        const int    dk = a.k.head_dim, dv = a.v.head_dim;
+        float* const kt     = scratch;                                    // [dk][64]
+        float* const vt     = kt + static_cast<size_t>(kTileTokens) * dk; // [64][dv]
+        float* const sc     = vt + static_cast<size_t>(kTileTokens) * dv; // [rows][64]
+        const bool   k_int  = integer && a.k.format.kind == FormatKind::Levels;
+        const bool   v_int  = integer && a.v.format.kind == FormatKind::Levels;
         const size_t k_step = tile_bytes(a.k.format, dk), v_step = tile_bytes(a.v.format, dv);
         const float  v_unit = v_int ? codebook(a.v.format.bits).unit : 1.0f;
 

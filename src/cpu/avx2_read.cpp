@@ -73,14 +73,14 @@ template <int Bits, class Use> [[gnu::always_inline]] inline void unpack(const u
 
 struct Avx2 {
     static constexpr int kLanes = 8;
-    typedef float   Floats __attribute__((vector_size(32)));
-    typedef int32_t Ints __attribute__((vector_size(32)));
-    typedef float   FloatsInMemory __attribute__((vector_size(32), aligned(4), may_alias));
+    typedef float        Floats __attribute__((vector_size(32)));
+    typedef int32_t      Ints __attribute__((vector_size(32)));
+    typedef float        FloatsInMemory __attribute__((vector_size(32), aligned(4), may_alias));
 
     struct QueryOperand {
-        alignas(32) __m256i q[kMaxHeadDim / 4 * kMaxDecodeRows];     // [d/4][rows]: four query bytes in every lane
+        alignas(32) __m256i q[kMaxHeadDim / 4 * kMaxDecodeRows];      // [d/4][rows]: four query bytes in every lane
         alignas(32) __m256i minus[kMaxHeadDim / 16 * kMaxDecodeRows]; // [d/16][rows]: -128 Σq of each int16 lane
-        float               step[kMaxDecodeRows];                     // query step times the codebook's unit
+        float step[kMaxDecodeRows];                                   // query step times the codebook's unit
     };
 
     // The largest value that must map to 128 so that the rules above hold for real numbers: pairs within 128, eight within 258.
@@ -118,7 +118,7 @@ struct Avx2 {
         const float bound = query_bound(q, d);
         std::fill_n(q8, d, int8_t{0});
         if (!(bound > 1e-30f) || bound > 3e38f) return 0; // as good as zero; NaN, Inf
-        for (float limit = 128.0f;; limit -= 0.125f) { // rounding can exceed a rule by a unit or two
+        for (float limit = 128.0f;; limit -= 0.125f) {    // rounding can exceed a rule by a unit or two
             const float inv = limit / bound;
             for (int i = 0; i < d; i++) {
                 const float x = std::nearbyint(q[i] * inv);
@@ -145,9 +145,9 @@ struct Avx2 {
     }
 
     template <int Bits, int R> static void scores_of(const uint8_t* tile, int d, const QueryOperand& op, float* out) {
-        static const Table table = make_table(Bits, 128);
-        const Table        t     = table;
-        const __m256i      ones  = _mm256_set1_epi16(1);
+        static const Table table  = make_table(Bits, 128);
+        const Table        t      = table;
+        const __m256i      ones   = _mm256_set1_epi16(1);
         const int          groups = d / 32;
         for (int block = 0; block < 8; block++) { // eight tokens: half of a 16-token vector
             const uint8_t* p = tile + static_cast<size_t>(block / 2) * groups * Bits * 64 + (block % 2) * 32;
@@ -156,14 +156,17 @@ struct Avx2 {
             for (int g = 0; g < groups; g++, p += Bits * 64) {
                 const __m256i* q     = op.q + g * 8 * R;
                 const __m256i* minus = op.minus + g * 2 * R;
-                unpack<Bits>(p, t, [&](int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) {
-                    for (int r = 0; r < R; r++) {
-                        const __m256i ab = _mm256_add_epi16(_mm256_maddubs_epi16(a, q[i * R + r]), _mm256_maddubs_epi16(b, q[(i + 1) * R + r]));
-                        const __m256i ce = _mm256_add_epi16(_mm256_maddubs_epi16(c, q[(i + 2) * R + r]), _mm256_maddubs_epi16(e, q[(i + 3) * R + r]));
-                        const __m256i sum = _mm256_add_epi16(_mm256_add_epi16(ab, minus[i / 4 * R + r]), ce);
-                        acc[r] = _mm256_add_epi32(acc[r], _mm256_madd_epi16(sum, ones));
-                    }
-                });
+                unpack<Bits>(
+                    p, t, [&](int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) {
+                        for (int r = 0; r < R; r++) {
+                            const __m256i ab =
+                                _mm256_add_epi16(_mm256_maddubs_epi16(a, q[i * R + r]), _mm256_maddubs_epi16(b, q[(i + 1) * R + r]));
+                            const __m256i ce =
+                                _mm256_add_epi16(_mm256_maddubs_epi16(c, q[(i + 2) * R + r]), _mm256_maddubs_epi16(e, q[(i + 3) * R + r]));
+                            const __m256i sum = _mm256_add_epi16(_mm256_add_epi16(ab, minus[i / 4 * R + r]), ce);
+                            acc[r]            = _mm256_add_epi32(acc[r], _mm256_madd_epi16(sum, ones));
+                        }
+                    });
             }
             for (int r = 0; r < R; r++)
                 _mm256_storeu_ps(out + r * kTileTokens + block * 8, _mm256_mul_ps(_mm256_cvtepi32_ps(acc[r]), _mm256_set1_ps(op.step[r])));
@@ -176,13 +179,13 @@ struct Avx2 {
         for (int i = 0; i < 8; i++) v[i] = _mm256_loadu_ps(w + 8 * i);
         for (int i = 0; i < 8; i++) { // sums of the tokens {0,1,4,5} and {2,3,6,7} of every eight, the int16 lanes
             const __m256 pairs = _mm256_hadd_ps(v[i], v[i]);
-            top = _mm256_max_ps(top, _mm256_add_ps(pairs, _mm256_permute2f128_ps(pairs, pairs, 1)));
+            top                = _mm256_max_ps(top, _mm256_add_ps(pairs, _mm256_permute2f128_ps(pairs, pairs, 1)));
         }
-        __m128 x = _mm_max_ps(_mm256_castps256_ps128(top), _mm256_extractf128_ps(top, 1));
-        x        = _mm_max_ps(x, _mm_shuffle_ps(x, x, 0xb1));
+        __m128 x          = _mm_max_ps(_mm256_castps256_ps128(top), _mm256_extractf128_ps(top, 1));
+        x                 = _mm_max_ps(x, _mm_shuffle_ps(x, x, 0xb1));
         const float bound = _mm_cvtss_f32(x), limit = 255.4f;
         // Below 1e-30 a tile adds nothing that f32 could hold beside the rest; the division would overflow.
-        const __m256 inv = _mm256_set1_ps(bound > 1e-30f ? limit / bound : 0.0f);
+        const __m256  inv   = _mm256_set1_ps(bound > 1e-30f ? limit / bound : 0.0f);
         const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
         for (int i = 0; i < 8; i += 4) {
             __m256i n[4];
@@ -203,14 +206,17 @@ struct Avx2 {
             for (int r = 0; r < R; r++) acc[r] = _mm256_setzero_si256();
             for (int s = 0; s < 2; s++) { // 32 tokens
                 const uint8_t* w = w8 + 32 * s;
-                unpack<Bits>(p + s * Bits * 64, t, [&](int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) {
-                    for (int r = 0; r < R; r++) {
-                        const uint8_t* x  = w + r * kTileTokens + 4 * i;
-                        const __m256i  ab = _mm256_add_epi16(_mm256_maddubs_epi16(splat32(x), a), _mm256_maddubs_epi16(splat32(x + 4), b));
-                        const __m256i  ce = _mm256_add_epi16(_mm256_maddubs_epi16(splat32(x + 8), c), _mm256_maddubs_epi16(splat32(x + 12), e));
-                        acc[r] = _mm256_add_epi32(acc[r], _mm256_add_epi32(_mm256_madd_epi16(ab, ones), _mm256_madd_epi16(ce, ones)));
-                    }
-                });
+                unpack<Bits>(
+                    p + s * Bits * 64, t, [&](int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) {
+                        for (int r = 0; r < R; r++) {
+                            const uint8_t* x = w + r * kTileTokens + 4 * i;
+                            const __m256i  ab =
+                                _mm256_add_epi16(_mm256_maddubs_epi16(splat32(x), a), _mm256_maddubs_epi16(splat32(x + 4), b));
+                            const __m256i ce =
+                                _mm256_add_epi16(_mm256_maddubs_epi16(splat32(x + 8), c), _mm256_maddubs_epi16(splat32(x + 12), e));
+                            acc[r] = _mm256_add_epi32(acc[r], _mm256_add_epi32(_mm256_madd_epi16(ab, ones), _mm256_madd_epi16(ce, ones)));
+                        }
+                    });
             }
             for (int r = 0; r < R; r++) {
                 float* at = o + static_cast<size_t>(r) * d + half * 8;
@@ -235,37 +241,41 @@ struct Avx2 {
         }
     }
     template <int Bits> static void expand_k(const Format& f, const uint8_t* tile, int d, float* out) {
-        const Table         t = Bits == 8 ? Table{} : make_table(Bits == 8 ? 4 : Bits, 0);
-        alignas(32) float   scale[kTileTokens];
+        const Table       t = Bits == 8 ? Table{} : make_table(Bits == 8 ? 4 : Bits, 0);
+        alignas(32) float scale[kTileTokens];
         load_halves(tile_scales(f, d, tile), scale);
         const __m256 unit = _mm256_set1_ps(unit_of(f));
         for (int block = 0; block < 8; block++) {
             const uint8_t* p = tile + static_cast<size_t>(block / 2) * (d / 32) * Bits * 64 + (block % 2) * 32;
             const __m256   s = _mm256_mul_ps(_mm256_load_ps(scale + 8 * block), unit);
             for (int g = 0; g < d / 32; g++, p += Bits * 64)
-                unpack_levels<Bits>(p, t, [&](int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) {
-                    const __m256i v[4] = {a, b, c, e};
-                    for (int x = 0; x < 16; x++)
-                        _mm256_storeu_ps(out + static_cast<size_t>(32 * g + 4 * i + x) * kTileTokens + 8 * block, _mm256_mul_ps(byte_lane(v[x / 4], x % 4), s));
-                });
+                unpack_levels<Bits>(
+                    p, t, [&](int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) {
+                        const __m256i v[4] = {a, b, c, e};
+                        for (int x = 0; x < 16; x++)
+                            _mm256_storeu_ps(out + static_cast<size_t>(32 * g + 4 * i + x) * kTileTokens + 8 * block,
+                                             _mm256_mul_ps(byte_lane(v[x / 4], x % 4), s));
+                    });
         }
     }
     template <int Bits> static void expand_v(const Format& f, const uint8_t* tile, int d, float* out) {
-        const Table         t = Bits == 8 ? Table{} : make_table(Bits == 8 ? 4 : Bits, 0);
-        alignas(32) float   scale[kTileTokens];
+        const Table       t = Bits == 8 ? Table{} : make_table(Bits == 8 ? 4 : Bits, 0);
+        alignas(32) float scale[kTileTokens];
         load_halves(tile_scales(f, d, tile), scale);
         const float unit = unit_of(f);
         for (int i = 0; i < kTileTokens; i++) scale[i] *= unit;
         for (int half = 0; half < d / 8; half++) {
             const uint8_t* p = tile + static_cast<size_t>(half / 2) * 2 * Bits * 64 + (half % 2) * 32;
             for (int s = 0; s < 2; s++)
-                unpack_levels<Bits>(p + s * Bits * 64, t, [&](int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) {
-                    const __m256i v[4] = {a, b, c, e};
-                    for (int x = 0; x < 16; x++) {
-                        const int token = 32 * s + 4 * i + x;
-                        _mm256_storeu_ps(out + static_cast<size_t>(token) * d + 8 * half, _mm256_mul_ps(byte_lane(v[x / 4], x % 4), _mm256_set1_ps(scale[token])));
-                    }
-                });
+                unpack_levels<Bits>(
+                    p + s * Bits * 64, t, [&](int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) {
+                        const __m256i v[4] = {a, b, c, e};
+                        for (int x = 0; x < 16; x++) {
+                            const int token = 32 * s + 4 * i + x;
+                            _mm256_storeu_ps(out + static_cast<size_t>(token) * d + 8 * half,
+                                             _mm256_mul_ps(byte_lane(v[x / 4], x % 4), _mm256_set1_ps(scale[token])));
+                        }
+                    });
         }
     }
     static void expand_f16(Operand op, const uint8_t* tile, int d, float* out) {
@@ -298,14 +308,16 @@ struct Avx2 {
         default: return op == Operand::K ? expand_k<8>(f, tile, d, out) : expand_v<8>(f, tile, d, out);
         }
     }
-    template <int R = kMaxDecodeRows> static void scores(int bits, const uint8_t* tile, int d, const QueryOperand& op, int rows, float* out) {
+    template <int R = kMaxDecodeRows>
+    static void scores(int bits, const uint8_t* tile, int d, const QueryOperand& op, int rows, float* out) {
         if constexpr (R > 1)
             if (rows < R) return scores<R - 1>(bits, tile, d, op, rows, out);
         if (bits == 2) scores_of<2, R>(tile, d, op, out);
         else if (bits == 3) scores_of<3, R>(tile, d, op, out);
         else scores_of<4, R>(tile, d, op, out);
     }
-    template <int R = kMaxDecodeRows> static void weigh(int bits, const uint8_t* tile, int d, const uint8_t* w8, const float* step, int rows, float* o) {
+    template <int R = kMaxDecodeRows>
+    static void weigh(int bits, const uint8_t* tile, int d, const uint8_t* w8, const float* step, int rows, float* o) {
         if constexpr (R > 1)
             if (rows < R) return weigh<R - 1>(bits, tile, d, w8, step, rows, o);
         if (bits == 2) weigh_of<2, R>(tile, d, w8, step, o);

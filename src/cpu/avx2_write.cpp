@@ -11,12 +11,12 @@ namespace {
 struct Avx2Ops {
     // Strides 1, 2, 4 inside a register: lane l becomes x[l] + x[l^h] or x[l^h] - x[l], which is the butterfly exactly.
     static __m256 inner(__m256 x) {
-        const __m256 odd1 = _mm256_castsi256_ps(_mm256_setr_epi32(0, -1, 0, -1, 0, -1, 0, -1));
-        const __m256 odd2 = _mm256_castsi256_ps(_mm256_setr_epi32(0, 0, -1, -1, 0, 0, -1, -1));
+        const __m256 odd1  = _mm256_castsi256_ps(_mm256_setr_epi32(0, -1, 0, -1, 0, -1, 0, -1));
+        const __m256 odd2  = _mm256_castsi256_ps(_mm256_setr_epi32(0, 0, -1, -1, 0, 0, -1, -1));
         const __m256 minus = _mm256_set1_ps(-0.0f);
-        x = _mm256_add_ps(_mm256_permute_ps(x, 0xb1), _mm256_xor_ps(x, _mm256_and_ps(odd1, minus)));
-        x = _mm256_add_ps(_mm256_permute_ps(x, 0x4e), _mm256_xor_ps(x, _mm256_and_ps(odd2, minus)));
-        const __m256 high = _mm256_xor_ps(x, _mm256_setr_ps(0.0f, 0.0f, 0.0f, 0.0f, -0.0f, -0.0f, -0.0f, -0.0f));
+        x                  = _mm256_add_ps(_mm256_permute_ps(x, 0xb1), _mm256_xor_ps(x, _mm256_and_ps(odd1, minus)));
+        x                  = _mm256_add_ps(_mm256_permute_ps(x, 0x4e), _mm256_xor_ps(x, _mm256_and_ps(odd2, minus)));
+        const __m256 high  = _mm256_xor_ps(x, _mm256_setr_ps(0.0f, 0.0f, 0.0f, 0.0f, -0.0f, -0.0f, -0.0f, -0.0f));
         return _mm256_add_ps(_mm256_permute2f128_ps(x, x, 1), high);
     }
     static void fwht(float* x, int n) {

@@ -64,23 +64,23 @@ template <int Bits, class Use> [[gnu::always_inline]] inline void unpack(const u
 
 struct Avx512 {
     static constexpr int kLanes = 16;
-    typedef float   Floats __attribute__((vector_size(64)));
-    typedef int32_t Ints __attribute__((vector_size(64)));
-    typedef float   FloatsInMemory __attribute__((vector_size(64), aligned(4), may_alias));
+    typedef float        Floats __attribute__((vector_size(64)));
+    typedef int32_t      Ints __attribute__((vector_size(64)));
+    typedef float        FloatsInMemory __attribute__((vector_size(64), aligned(4), may_alias));
 
     struct QueryOperand {
         alignas(64) int8_t q[kMaxDecodeRows][kMaxHeadDim];
-        int32_t            minus[kMaxDecodeRows]; // -128 Σq
-        float              step[kMaxDecodeRows];  // query step times the codebook's unit
+        int32_t minus[kMaxDecodeRows]; // -128 Σq
+        float   step[kMaxDecodeRows];  // query step times the codebook's unit
     };
 
     static void prepare_query(const float* q, int d, int rows, float unit, QueryOperand& out) {
         for (int r = 0; r < rows; r++, q += d) {
             float top = 0;
             for (int i = 0; i < d; i++) top = std::fmax(top, std::fabs(q[i]));
-            const bool usable = finite(q, d) && top > 1e-30f; // else the operand is zero; NaN and Inf are dealt with by the caller
-            const float inv   = usable ? 127.0f / top : 0.0f;
-            int32_t     sum   = 0;
+            const bool  usable = finite(q, d) && top > 1e-30f; // else the operand is zero; NaN and Inf are dealt with by the caller
+            const float inv    = usable ? 127.0f / top : 0.0f;
+            int32_t     sum    = 0;
             for (int i = 0; i < d; i++) {
                 out.q[r][i] = usable ? static_cast<int8_t>(std::nearbyint(q[i] * inv)) : int8_t{0};
                 sum += out.q[r][i];
@@ -103,9 +103,10 @@ struct Avx512 {
             __m512i        acc[R];
             for (int r = 0; r < R; r++) acc[r] = _mm512_set1_epi32(op.minus[r]);
             for (int g = 0; g < d / 32; g++, p += Bits * 64)
-                unpack<Bits>(p, t, [&](int i, __m512i v) __attribute__((always_inline)) {
-                    for (int r = 0; r < R; r++) acc[r] = _mm512_dpbusd_epi32(acc[r], v, splat32(op.q[r] + 32 * g + 4 * i));
-                });
+                unpack<Bits>(
+                    p, t, [&](int i, __m512i v) __attribute__((always_inline)) {
+                        for (int r = 0; r < R; r++) acc[r] = _mm512_dpbusd_epi32(acc[r], v, splat32(op.q[r] + 32 * g + 4 * i));
+                    });
             for (int r = 0; r < R; r++)
                 _mm512_storeu_ps(out + r * kTileTokens + 16 * block, _mm512_mul_ps(_mm512_cvtepi32_ps(acc[r]), _mm512_set1_ps(op.step[r])));
         }
@@ -131,9 +132,10 @@ struct Avx512 {
             __m512i        acc[R];
             for (int r = 0; r < R; r++) acc[r] = _mm512_setzero_si512();
             for (int s = 0; s < 2; s++) // 32 tokens
-                unpack<Bits>(p + s * Bits * 64, t, [&](int i, __m512i v) __attribute__((always_inline)) {
-                    for (int r = 0; r < R; r++) acc[r] = _mm512_dpbusd_epi32(acc[r], splat32(w8 + r * kTileTokens + 32 * s + 4 * i), v);
-                });
+                unpack<Bits>(
+                    p + s * Bits * 64, t, [&](int i, __m512i v) __attribute__((always_inline)) {
+                        for (int r = 0; r < R; r++) acc[r] = _mm512_dpbusd_epi32(acc[r], splat32(w8 + r * kTileTokens + 32 * s + 4 * i), v);
+                    });
             for (int r = 0; r < R; r++) {
                 float* at = o + static_cast<size_t>(r) * d + 16 * g;
                 _mm512_storeu_ps(at, _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[r]), _mm512_set1_ps(step[r]), _mm512_loadu_ps(at)));
@@ -149,34 +151,38 @@ struct Avx512 {
     static float unit_of(const Format& f) { return f.kind == FormatKind::Uniform ? kUniformUnit : codebook(f.bits).unit; }
 
     template <int Bits> static void expand_k(const Format& f, const uint8_t* tile, int d, float* out) {
-        const __m512i       t = Bits == 8 ? _mm512_setzero_si512() : make_table(Bits == 8 ? 4 : Bits, 0);
-        alignas(64) float   scale[kTileTokens];
+        const __m512i     t = Bits == 8 ? _mm512_setzero_si512() : make_table(Bits == 8 ? 4 : Bits, 0);
+        alignas(64) float scale[kTileTokens];
         load_halves(tile_scales(f, d, tile), scale);
         for (int block = 0; block < 4; block++) {
             const uint8_t* p = tile + static_cast<size_t>(block) * (d / 32) * Bits * 64;
             const __m512   s = _mm512_mul_ps(_mm512_load_ps(scale + 16 * block), _mm512_set1_ps(unit_of(f)));
             for (int g = 0; g < d / 32; g++, p += Bits * 64)
-                unpack<Bits>(p, t, [&](int i, __m512i v) __attribute__((always_inline)) {
-                    for (int b = 0; b < 4; b++)
-                        _mm512_storeu_ps(out + static_cast<size_t>(32 * g + 4 * i + b) * kTileTokens + 16 * block, _mm512_mul_ps(byte_lane(v, b), s));
-                });
+                unpack<Bits>(
+                    p, t, [&](int i, __m512i v) __attribute__((always_inline)) {
+                        for (int b = 0; b < 4; b++)
+                            _mm512_storeu_ps(out + static_cast<size_t>(32 * g + 4 * i + b) * kTileTokens + 16 * block,
+                                             _mm512_mul_ps(byte_lane(v, b), s));
+                    });
         }
     }
     template <int Bits> static void expand_v(const Format& f, const uint8_t* tile, int d, float* out) {
-        const __m512i       t = Bits == 8 ? _mm512_setzero_si512() : make_table(Bits == 8 ? 4 : Bits, 0);
-        alignas(64) float   scale[kTileTokens];
+        const __m512i     t = Bits == 8 ? _mm512_setzero_si512() : make_table(Bits == 8 ? 4 : Bits, 0);
+        alignas(64) float scale[kTileTokens];
         load_halves(tile_scales(f, d, tile), scale);
         const float unit = unit_of(f);
         for (int i = 0; i < kTileTokens; i++) scale[i] *= unit;
         for (int g = 0; g < d / 16; g++) {
             const uint8_t* p = tile + static_cast<size_t>(g) * 2 * Bits * 64;
             for (int s = 0; s < 2; s++)
-                unpack<Bits>(p + s * Bits * 64, t, [&](int i, __m512i v) __attribute__((always_inline)) {
-                    for (int b = 0; b < 4; b++) {
-                        const int token = 32 * s + 4 * i + b;
-                        _mm512_storeu_ps(out + static_cast<size_t>(token) * d + 16 * g, _mm512_mul_ps(byte_lane(v, b), _mm512_set1_ps(scale[token])));
-                    }
-                });
+                unpack<Bits>(
+                    p + s * Bits * 64, t, [&](int i, __m512i v) __attribute__((always_inline)) {
+                        for (int b = 0; b < 4; b++) {
+                            const int token = 32 * s + 4 * i + b;
+                            _mm512_storeu_ps(out + static_cast<size_t>(token) * d + 16 * g,
+                                             _mm512_mul_ps(byte_lane(v, b), _mm512_set1_ps(scale[token])));
+                        }
+                    });
         }
     }
     static void expand_f16(Operand op, const uint8_t* tile, int d, float* out) {
@@ -209,14 +215,16 @@ struct Avx512 {
         default: return op == Operand::K ? expand_k<8>(f, tile, d, out) : expand_v<8>(f, tile, d, out);
         }
     }
-    template <int R = kMaxDecodeRows> static void scores(int bits, const uint8_t* tile, int d, const QueryOperand& op, int rows, float* out) {
+    template <int R = kMaxDecodeRows>
+    static void scores(int bits, const uint8_t* tile, int d, const QueryOperand& op, int rows, float* out) {
         if constexpr (R > 1)
             if (rows < R) return scores<R - 1>(bits, tile, d, op, rows, out);
         if (bits == 2) scores_of<2, R>(tile, d, op, out);
         else if (bits == 3) scores_of<3, R>(tile, d, op, out);
         else scores_of<4, R>(tile, d, op, out);
     }
-    template <int R = kMaxDecodeRows> static void weigh(int bits, const uint8_t* tile, int d, const uint8_t* w8, const float* step, int rows, float* o) {
+    template <int R = kMaxDecodeRows>
+    static void weigh(int bits, const uint8_t* tile, int d, const uint8_t* w8, const float* step, int rows, float* o) {
         if constexpr (R > 1)
             if (rows < R) return weigh<R - 1>(bits, tile, d, w8, step, rows, o);
         if (bits == 2) weigh_of<2, R>(tile, d, w8, step, o);

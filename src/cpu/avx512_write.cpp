@@ -46,11 +46,11 @@ struct Avx512Ops {
     static void code_levels(const float* y, int d, float to_fixed, const Codebook& book, uint8_t* codes) {
         const __m512 f = _mm512_set1_ps(to_fixed);
         for (int i = 0; i < d; i += 32) {
-            const __m256i a = _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(y + i), f)));
-            const __m256i b = _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(y + i + 16), f)));
-            const __m512i v = _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1);
+            const __m256i a   = _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(y + i), f)));
+            const __m256i b   = _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(y + i + 16), f)));
+            const __m512i v   = _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1);
             const __m512i one = _mm512_set1_epi16(1);
-            __m512i       c = _mm512_setzero_si512();
+            __m512i       c   = _mm512_setzero_si512();
             for (int k = 0; k + 1 < book.n; k++)
                 c = _mm512_mask_add_epi16(c, _mm512_cmpgt_epi16_mask(v, _mm512_set1_epi16(book.threshold[k])), c, one);
             _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + i), _mm512_cvtepi16_epi8(c));

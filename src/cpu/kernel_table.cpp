@@ -19,9 +19,8 @@ bool has_avx2() {
 
 bool has_avx512() {
 #if defined(TIGHTKV_X86)
-    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni");
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni");
 #else
     return false;
 #endif
@@ -81,8 +80,7 @@ Status set_isa(std::string_view name) {
 std::string isa_complaint() {
     const char* wanted = std::getenv("TIGHTKV_ISA");
     if (!wanted || !*wanted || find(wanted)) return {};
-    return "TIGHTKV_ISA='" + std::string(wanted) + "' is not available here; there are: " + level_names() + "; using " +
-           kernels().name;
+    return "TIGHTKV_ISA='" + std::string(wanted) + "' is not available here; there are: " + level_names() + "; using " + kernels().name;
 }
 
 } // namespace tightkv

@@ -14,7 +14,7 @@
 
 namespace tightkv {
 
-inline constexpr int kMaxDecodeRows = 8;    // query rows one unpack serves in the decode kernel
+inline constexpr int kMaxDecodeRows  = 8;   // query rows one unpack serves in the decode kernel
 inline constexpr int kMaxBatchedRows = 128; // query rows one expanded tile serves in the batched kernel
 
 enum class MaskType : uint8_t { kNone, kF16, kF32 };
@@ -32,12 +32,12 @@ struct AttendArgs {
     int     begin = 0, end = 0;
     int     rows = 0;
     // Queries in the domain of the keys (transformed unless K is f16), not yet scaled: [rows][k.head_dim].
-    const float* q = nullptr;
-    float        scale = 1.0f;
-    float        softcap = 0.0f;      // 0: none; else score = softcap * tanh(scale * q.k / softcap)
-    MaskType     mask_type = MaskType::kNone;
-    const void* const* mask = nullptr; // [rows] -> value of token 0; added after slope
-    const float* slope = nullptr;      // [rows] ALiBi factor of the mask value; null: 1
+    const float*       q         = nullptr;
+    float              scale     = 1.0f;
+    float              softcap   = 0.0f; // 0: none; else score = softcap * tanh(scale * q.k / softcap)
+    MaskType           mask_type = MaskType::kNone;
+    const void* const* mask      = nullptr; // [rows] -> value of token 0; added after slope
+    const float*       slope     = nullptr; // [rows] ALiBi factor of the mask value; null: 1
 };
 
 // Running softmax per row; o stays in the domain of the values: [rows][v.head_dim]. The kernel continues what is there.

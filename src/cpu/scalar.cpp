@@ -10,12 +10,10 @@ namespace {
 
 // ---- write path: codec/row.cpp is the reference itself
 
-RowStatus encode(const Format& f, const Transform& t, const float* x, CodedRow& row) {
-    return encode_row(f, t.head_dim(), x, row);
-}
-void decode(const Format& f, const Transform& t, const CodedRow& row, float* x) { decode_row(f, t.head_dim(), row, x); }
-void forward(const Transform& t, float* x) { t.forward(x); }
-void inverse(const Transform& t, float* y) { t.inverse(y); }
+RowStatus encode(const Format& f, const Transform& t, const float* x, CodedRow& row) { return encode_row(f, t.head_dim(), x, row); }
+void      decode(const Format& f, const Transform& t, const CodedRow& row, float* x) { decode_row(f, t.head_dim(), row, x); }
+void      forward(const Transform& t, float* x) { t.forward(x); }
+void      inverse(const Transform& t, float* y) { t.inverse(y); }
 
 // ---- read path: key by key in f32, textbook order
 

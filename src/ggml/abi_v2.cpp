@@ -17,13 +17,13 @@ Type                       kv_type;
 
 const char* kv_name(ggml_backend_buffer_type_t) { return "tightkv"; }
 bool        kv_is_host(ggml_backend_buffer_type_t) { return false; } // true would let stock kernels read packed rows as f16
-size_t      kv_alignment(ggml_backend_buffer_type_t) { return host_type.get_alignment(reinterpret_cast<ggml_backend_buffer_type_t>(&kv_type)); }
-ggml_backend_buffer_t kv_alloc(ggml_backend_buffer_type_t, size_t size) { return allocate_kv_buffer(size, {}, {}); }
+size_t kv_alignment(ggml_backend_buffer_type_t) { return host_type.get_alignment(reinterpret_cast<ggml_backend_buffer_type_t>(&kv_type)); }
+ggml_backend_buffer_t kv_alloc(ggml_backend_buffer_type_t, size_t size) { return allocate_kv_buffer(size, 0, {}, {}); }
 
 // The run of cache tensors asked about on this thread since the last other question.
 struct Query {
-    std::vector<const ggml_tensor*> caches; // those we would compress
-    size_t                          sum = 0; // padded sizes of all cache_* tensors, ours or not
+    std::vector<const ggml_tensor*> caches;                 // those we would compress
+    size_t                          n_tensors = 0, sum = 0; // count and padded sizes of all cache_* tensors, ours or not
 };
 thread_local Query query;
 
@@ -33,6 +33,7 @@ size_t get_alloc_size(ggml_backend_buffer_type_t buft, const ggml_tensor* t) {
         query = {};
         return n;
     }
+    query.n_tensors++;
     query.sum += GGML_PAD(n, host_type.get_alignment(buft));
     if (is_cache_tensor(t)) query.caches.push_back(t);
     return n;
@@ -41,9 +42,9 @@ size_t get_alloc_size(ggml_backend_buffer_type_t buft, const ggml_tensor* t) {
 ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t buft, size_t size) {
     const Query seen = std::move(query);
     query            = {};
-    const auto spec = active_spec();
+    const auto spec  = active_spec();
     if (spec && size > 0 && size == seen.sum && !seen.caches.empty()) {
-        if (ggml_backend_buffer_t b = allocate_kv_buffer(size, seen.caches, *spec)) return b;
+        if (ggml_backend_buffer_t b = allocate_kv_buffer(size, seen.n_tensors, seen.caches, *spec)) return b;
         say("no address space for the compressed cache: left to the host as f16");
     }
     return host_type.alloc_buffer(buft, size);

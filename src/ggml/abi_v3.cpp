@@ -18,8 +18,8 @@ Type                       kv_type;
 
 const char* kv_name(ggml_backend_buffer_type_t) { return "tightkv"; }
 bool        kv_is_host(ggml_backend_buffer_type_t) { return false; } // true would let stock kernels read packed rows as f16
-size_t      kv_alignment(ggml_backend_buffer_type_t) { return host_type.get_alignment(reinterpret_cast<ggml_backend_buffer_type_t>(&kv_type)); }
-ggml_backend_buffer_t kv_alloc(ggml_backend_buffer_type_t, size_t size) { return allocate_kv_buffer(size, {}, {}); }
+size_t kv_alignment(ggml_backend_buffer_type_t) { return host_type.get_alignment(reinterpret_cast<ggml_backend_buffer_type_t>(&kv_type)); }
+ggml_backend_buffer_t kv_alloc(ggml_backend_buffer_type_t, size_t size) { return allocate_kv_buffer(size, 0, {}, {}); }
 
 bool needs_room(const ggml_tensor* t) { return !t->view_src && !t->data; }
 
@@ -52,13 +52,13 @@ ggml_backend_buffer_t place(ggml_backend_buffer_t b, ggml_tensor** tensors, int 
 }
 
 ggml_backend_buffer_t alloc_buffer_n(ggml_backend_buffer_type_t buft, ggml_tensor** tensors, int n) {
-    size_t size = 0;
+    size_t size = 0, n_tensors = 0;
     for (int i = 0; i < n; i++)
-        if (needs_room(tensors[i])) size += padded_size(buft, tensors[i]);
+        if (needs_room(tensors[i])) n_tensors++, size += padded_size(buft, tensors[i]);
     const auto caches = caches_in(tensors, n);
     const auto spec   = active_spec();
     if (spec && !caches.empty() && size > 0) {
-        if (ggml_backend_buffer_t b = allocate_kv_buffer(size, caches, *spec)) return place(b, tensors, n);
+        if (ggml_backend_buffer_t b = allocate_kv_buffer(size, n_tensors, caches, *spec)) return place(b, tensors, n);
         say("no address space for the compressed cache: left to the host as f16");
     }
     if (host_type.alloc_buffer_n) return host_type.alloc_buffer_n(buft, tensors, n);

@@ -30,7 +30,8 @@ std::string set_cache_spec(const char* text) {
 
 // ---- functions by name: ggml_backend_reg_get_proc_address(reg, "tightkv_…")
 
-// Specification for caches allocated from now on ("off": the host's own). Null on success, else the error; valid until the thread's next call.
+// Specification for caches allocated from now on ("off": the host's own). Null on success, else the error; valid until the thread's next
+// call.
 const char* proc_set_cache_spec(const char* text) {
     static thread_local std::string error;
     error = set_cache_spec(text);
@@ -47,7 +48,7 @@ const char*        reg_name(ggml_backend_reg_t) { return "tightkv"; }
 size_t             reg_device_count(ggml_backend_reg_t) { return 0; }
 ggml_backend_dev_t reg_device(ggml_backend_reg_t, size_t) { return nullptr; }
 void*              reg_proc(ggml_backend_reg_t, const char* name) {
-    if (std::strcmp(name, "tightkv_set_cache_spec") == 0) return reinterpret_cast<void*>(proc_set_cache_spec);
+                 if (std::strcmp(name, "tightkv_set_cache_spec") == 0) return reinterpret_cast<void*>(proc_set_cache_spec);
     if (std::strcmp(name, "tightkv_stats_json") == 0) return reinterpret_cast<void*>(proc_stats_json);
     if (std::strcmp(name, "tightkv_handshake") == 0) return reinterpret_cast<void*>(proc_handshake);
     return nullptr;
@@ -68,9 +69,9 @@ ggml_backend_reg_t initialize() {
     }
     handshake_sentence = "ggml " + host.version + ", backend API " + std::to_string(host.api) + ", " +
                          (host.tested ? "a tested version" : "not a tested version, but its layout is a known one");
-    registry.api_version = host.api;
-    const ggml_backend_reg_t reg = reinterpret_cast<ggml_backend_reg_t>(&registry);
-    const char* const text = std::getenv("TIGHTKV");
+    registry.api_version          = host.api;
+    const ggml_backend_reg_t reg  = reinterpret_cast<ggml_backend_reg_t>(&registry);
+    const char* const        text = std::getenv("TIGHTKV");
     if (!text || !*text) {
         say("inactive, the host runs stock: TIGHTKV is not set (for example TIGHTKV=turbo4)");
         return reg;
@@ -83,7 +84,8 @@ ggml_backend_reg_t initialize() {
     install_hooks(host);
     if (const char* s = std::getenv("TIGHTKV_STATS"); s && std::strcmp(s, "1") == 0) std::atexit(report_at_exit);
     const auto spec = active_spec();
-    say("active, version " TIGHTKV_VERSION ", cache " + (spec ? spec->to_string() : std::string("off")) + ", kernels " + kernels().name + ", host " + handshake_sentence);
+    say("active, version " TIGHTKV_VERSION ", cache " + (spec ? spec->to_string() : std::string("off")) + ", kernels " + kernels().name +
+        ", host " + handshake_sentence);
     return reg;
 }
 

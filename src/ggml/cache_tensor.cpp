@@ -32,7 +32,8 @@ size_t CacheTensor::packed_bytes() const {
     if (mode_ == CacheMode::kPlain) return static_cast<size_t>(n_embd_ * n_cells_ * n_streams_) * 2;
     int64_t d = 128;
     while (d > kMinHeadDim && n_embd_ % d != 0) d /= 2;
-    return tile_bytes(format_, static_cast<int>(d)) * static_cast<size_t>(n_embd_ / d * ((n_cells_ + kTileTokens - 1) / kTileTokens) * n_streams_);
+    return tile_bytes(format_, static_cast<int>(d)) *
+           static_cast<size_t>(n_embd_ / d * ((n_cells_ + kTileTokens - 1) / kTileTokens) * n_streams_);
 }
 
 void CacheTensor::learn_head_dim(int64_t d) {
@@ -40,12 +41,14 @@ void CacheTensor::learn_head_dim(int64_t d) {
     if (mode_ == CacheMode::kPlain || (store_ && store_->shape().head_dim == d)) return;
     if (d <= 0 || d > kMaxHeadDim || !valid_head_dim(static_cast<int>(d)) || n_embd_ % d != 0) {
         if (store_) return; // already compressed under another head_dim: this view goes the generic way
-        say_once("cache left to the host as f16: head_dim " + std::to_string(d) + " is not supported; accepted: multiples of 32 from 32 to 1024");
+        say_once("cache left to the host as f16: head_dim " + std::to_string(d) +
+                 " is not supported; accepted: multiples of 32 from 32 to 1024");
         mode_ = CacheMode::kPlain;
         return;
     }
     StoreShape shape;
-    shape.n_streams = static_cast<int>(n_streams_), shape.n_kv_heads = static_cast<int>(n_embd_ / d), shape.head_dim = static_cast<int>(d), shape.n_cells = n_cells_;
+    shape.n_streams = static_cast<int>(n_streams_), shape.n_kv_heads = static_cast<int>(n_embd_ / d), shape.head_dim = static_cast<int>(d),
+    shape.n_cells = n_cells_;
     std::unique_ptr<TileStore> fresh;
     if (const Status s = TileStore::create(format_, operand_, shape, fresh); !s.ok()) {
         if (store_) return;
@@ -100,7 +103,8 @@ CacheTensor::Cell CacheTensor::cell_of(int64_t head_row) const {
 
 void CacheTensor::write_row(const Cell& c, const float* x) {
     const RowStatus status = store_->write(c.stream, c.head, c.cell, x);
-    if (status == RowStatus::kOk) [[likely]] return;
+    if (status == RowStatus::kOk) [[likely]]
+        return;
     if (status == RowStatus::kRefused) {
         stats().refused_rows++;
         say_once("a row with NaN or Inf was refused and stored as zeros (counted; said once)");
@@ -120,7 +124,7 @@ void CacheTensor::read(size_t offset, void* dst, size_t size) {
     uint16_t     half[kMaxHeadDim];
     for (size_t at = offset, end = offset + size; at < end;) {
         const size_t row = at / row_bytes, from = at % row_bytes, n = std::min(end - at, row_bytes - from);
-        const Cell   c   = cell_of(static_cast<int64_t>(row));
+        const Cell   c = cell_of(static_cast<int64_t>(row));
         store_->read(c.stream, c.head, c.cell, x);
         for (int i = 0; i < head_dim(); i++) half[i] = storable_half(x[i]);
         std::memcpy(static_cast<char*>(dst) + (at - offset), reinterpret_cast<const char*>(half) + from, n);
@@ -140,7 +144,7 @@ void CacheTensor::write(size_t offset, const void* src, size_t size) {
     uint16_t     half[kMaxHeadDim];
     for (size_t at = offset, end = offset + size; at < end;) {
         const size_t row = at / row_bytes, from = at % row_bytes, n = std::min(end - at, row_bytes - from);
-        const Cell   c   = cell_of(static_cast<int64_t>(row));
+        const Cell   c = cell_of(static_cast<int64_t>(row));
         if (n < row_bytes) { // part of a row: the rest stays
             store_->read(c.stream, c.head, c.cell, x);
             for (int i = 0; i < head_dim(); i++) half[i] = storable_half(x[i]);

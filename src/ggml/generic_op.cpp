@@ -55,7 +55,7 @@ bool run_generic(ggml_backend_t backend, const ggml_tensor* node, std::string& w
     Shadow* written = tiles_of(node) ? &shadows.of(tiles_of(node)) : nullptr;
     if (written) written->before = written->bytes;
 
-    constexpr size_t kNodes = 8;
+    constexpr size_t                                             kNodes = 8;
     const std::unique_ptr<ggml_context, void (*)(ggml_context*)> ctx(
         ggml_init({ggml_tensor_overhead() * (GGML_MAX_SRC + 2) + ggml_graph_overhead_custom(kNodes, false), nullptr, true}), ggml_free);
     if (!ctx) return why = "no memory", false;
@@ -74,13 +74,15 @@ bool run_generic(ggml_backend_t backend, const ggml_tensor* node, std::string& w
         if (node->src[i]) n->src[i] = node->src[i] == node ? n : copy(node->src[i]);
     ggml_cgraph* graph = ggml_new_graph_custom(ctx.get(), kNodes, false);
     ggml_graph_add_node(graph, n);
-    if (ggml_backend_graph_compute(backend, graph) != GGML_STATUS_SUCCESS) return why = std::string("the host's ") + ggml_op_name(node->op) + " failed", false;
+    if (ggml_backend_graph_compute(backend, graph) != GGML_STATUS_SUCCESS)
+        return why = std::string("the host's ") + ggml_op_name(node->op) + " failed", false;
 
     if (written) { // encode only head rows whose bytes changed
         const size_t row = static_cast<size_t>(written->cache->head_dim()) * 2;
         for (size_t at = written->begin / row * row; at < written->end; at += row) {
             const size_t from = std::max(at, written->begin), to = std::min(at + row, written->end);
-            if (std::memcmp(written->bytes.data() + (from - written->begin), written->before.data() + (from - written->begin), to - from) != 0)
+            if (std::memcmp(written->bytes.data() + (from - written->begin), written->before.data() + (from - written->begin), to - from) !=
+                0)
                 written->cache->write(from, written->bytes.data() + (from - written->begin), to - from);
         }
     }

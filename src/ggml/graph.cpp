@@ -16,11 +16,11 @@ namespace {
 enum class Way : uint8_t { kWrite, kAttend, kGeneric };
 
 struct Job {
-    ggml_tensor* node = nullptr;
-    ggml_op      op{};
-    int32_t      params[GGML_MAX_OP_PARAMS / sizeof(int32_t)];
-    Way          way{};
-    AttentionJob attention;
+    ggml_tensor*      node = nullptr;
+    ggml_op           op{};
+    int32_t           params[GGML_MAX_OP_PARAMS / sizeof(int32_t)];
+    Way               way{};
+    AttentionJob      attention;
     std::atomic<int>  stage{0}; // 0 fresh, 1 being prepared, 2 ready, 3 failed
     std::atomic<bool> failed{false};
     std::string       why;
@@ -88,8 +88,8 @@ void run_job(ggml_tensor*, int thread, int n_threads, void* user) {
 // op_params of a custom op as the host lays them out, learnt through its public constructor; `at` is where our pointer goes.
 struct CustomParams {
     int32_t params[GGML_MAX_OP_PARAMS / sizeof(int32_t)] = {};
-    size_t  at = 0;
-    bool    ok = false;
+    size_t  at                                           = 0;
+    bool    ok                                           = false;
 
     CustomParams() {
         ggml_context* ctx = ggml_init({4096, nullptr, true});
@@ -140,7 +140,8 @@ void observe(const ggml_tensor* op) {
     if (op->op == GGML_OP_FLASH_ATTN_EXT) {
         for (int i = 1; i <= 2; i++)
             if (CacheTensor* c = op->src[i] ? cache_of(op->src[i]) : nullptr)
-                if (!(i == 2 && c->operand() == Operand::K)) c->learn_head_dim(op->src[i]->ne[0]); // V as a view of K (MLA) says nothing of K
+                if (!(i == 2 && c->operand() == Operand::K))
+                    c->learn_head_dim(op->src[i]->ne[0]); // V as a view of K (MLA) says nothing of K
     } else if (op->op == GGML_OP_MUL_MAT && op->src[0]) {
         CacheTensor* c = cache_of(op->src[0]);
         if (c && c->operand() == Operand::K && c->mode() == CacheMode::kUndecided) c->learn_head_dim(op->src[0]->ne[0]);
@@ -163,14 +164,18 @@ ggml_status hooked_graph_compute(ggml_backend_t backend, ggml_cgraph* graph) {
             if (touches_plain(t)) stats().fallback_ops++;
             continue;
         }
-        if (n_jobs == 0) announce(tiles_of(t) ? t : *std::find_if(std::begin(t->src), std::end(t->src), [](const ggml_tensor* s) { return s && tiles_of(s); }));
+        if (n_jobs == 0)
+            announce(tiles_of(t) ? t : *std::find_if(std::begin(t->src), std::end(t->src), [](const ggml_tensor* s) {
+                return s && tiles_of(s);
+            }));
         if (n_jobs == pool.size()) pool.push_back(std::make_unique<Job>());
         Job& job = *pool[n_jobs++];
         job.node = t, job.op = t->op, job.way = way_of(t);
         std::memcpy(job.params, t->op_params, sizeof job.params);
         job.stage = 0, job.failed = false;
         (job.way == Way::kWrite ? stats().native_writes : job.way == Way::kAttend ? stats().native_attention : stats().generic_ops)++;
-        if (job.way == Way::kGeneric) say_once(std::string("operation ") + ggml_op_name(t->op) + " on a compressed cache runs by way of f16 (correct, slower)");
+        if (job.way == Way::kGeneric)
+            say_once(std::string("operation ") + ggml_op_name(t->op) + " on a compressed cache runs by way of f16 (correct, slower)");
         Job* const user = &job;
         t->op           = GGML_OP_CUSTOM;
         std::memcpy(t->op_params, custom_params().params, sizeof t->op_params);

@@ -18,8 +18,10 @@ constexpr const char* kTestedVersions[] = {"0.25.3", "0.26.0"};
 template <class Interface> bool buffer_type_matches(ggml_backend_buffer_type_t handle) {
     const auto* t = reinterpret_cast<const abi::BufferType<Interface>*>(handle);
     // On the CPU these are null in every version seen. In the other version's layout they would land on functions.
-    if (t->iface.get_max_size || t->iface.get_alloc_size || !t->iface.is_host || !t->iface.get_alignment || !t->iface.alloc_buffer) return false;
-    return t->iface.get_name(handle) == ggml_backend_buft_name(handle) && t->iface.get_alignment(handle) == ggml_backend_buft_get_alignment(handle) &&
+    if (t->iface.get_max_size || t->iface.get_alloc_size || !t->iface.is_host || !t->iface.get_alignment || !t->iface.alloc_buffer)
+        return false;
+    return t->iface.get_name(handle) == ggml_backend_buft_name(handle) &&
+           t->iface.get_alignment(handle) == ggml_backend_buft_get_alignment(handle) &&
            t->iface.is_host(handle) == ggml_backend_buft_is_host(handle);
 }
 
@@ -27,8 +29,9 @@ template <class Interface> bool buffer_type_matches(ggml_backend_buffer_type_t h
 std::string check_tensors() {
     constexpr size_t kObjectHeader = 32; // struct ggml_object, four words
     if (ggml_tensor_overhead() != sizeof(ggml_tensor) + kObjectHeader) return "its tensors have another size";
-    const std::pair<ggml_op, const char*> ops[] = {{GGML_OP_SET_ROWS, "SET_ROWS"}, {GGML_OP_FLASH_ATTN_EXT, "FLASH_ATTN_EXT"}, {GGML_OP_CUSTOM, "CUSTOM"},
-                                                   {GGML_OP_VIEW, "VIEW"},         {GGML_OP_MUL_MAT, "MUL_MAT"},               {GGML_OP_NONE, "NONE"}};
+    const std::pair<ggml_op, const char*> ops[] = {{GGML_OP_SET_ROWS, "SET_ROWS"}, {GGML_OP_FLASH_ATTN_EXT, "FLASH_ATTN_EXT"},
+                                                   {GGML_OP_CUSTOM, "CUSTOM"},     {GGML_OP_VIEW, "VIEW"},
+                                                   {GGML_OP_MUL_MAT, "MUL_MAT"},   {GGML_OP_NONE, "NONE"}};
     for (const auto& [op, name] : ops)
         if (std::strcmp(ggml_op_name(op), name) != 0) return std::string("its operation codes differ (") + name + ")";
     if (std::strcmp(ggml_type_name(GGML_TYPE_F16), "f16") != 0) return "its type codes differ";
@@ -53,7 +56,8 @@ std::string handshake(Host& host) {
     if (r->iface.get_name(reg) != ggml_backend_reg_name(reg) || r->iface.get_device_count(reg) != ggml_backend_reg_dev_count(reg))
         return "the backend registry has another layout";
     const abi::Device* d = abi::layout(host.cpu);
-    if (d->reg != reg || d->iface.get_name(host.cpu) != ggml_backend_dev_name(host.cpu) || !d->iface.init_backend || !d->iface.supports_op || !d->iface.supports_buft)
+    if (d->reg != reg || d->iface.get_name(host.cpu) != ggml_backend_dev_name(host.cpu) || !d->iface.init_backend ||
+        !d->iface.supports_op || !d->iface.supports_buft)
         return "the device has another layout";
     const ggml_backend_buffer_type_t buft = ggml_backend_dev_buffer_type(host.cpu);
     if (!(host.api == 2 ? buffer_type_matches<abi::BufferTypeInterfaceV2>(buft) : buffer_type_matches<abi::BufferTypeInterfaceV3>(buft)))

@@ -20,7 +20,7 @@ ggml_status (*host_compute)(ggml_backend_t, ggml_cgraph*) = nullptr;
 ggml_backend_t init_backend(ggml_backend_dev_t dev, const char* params) {
     ggml_backend_t b = host_device.init_backend(dev, params);
     if (b) {
-        host_compute                          = abi::layout(b)->iface.graph_compute; // the same function for every CPU backend
+        host_compute                        = abi::layout(b)->iface.graph_compute; // the same function for every CPU backend
         abi::layout(b)->iface.graph_compute = hooked_graph_compute;
     }
     return b;

@@ -18,14 +18,15 @@ namespace {
 ggml_backend_buffer_type_t our_type = nullptr;
 
 struct KvBuffer {
-    void*  base = nullptr;
-    size_t mapped = 0;
-    CacheSpec                                            spec;
-    std::vector<const ggml_tensor*>                      planned; // caches to come, in layer order
-    std::map<const void*, std::unique_ptr<CacheTensor>>  caches;  // by address
-    size_t                                               plain_bytes = 0; // tensors in here that are no caches of ours
-    bool                                                 announced = false;
-    std::mutex                                           lock;
+    void*                                               base   = nullptr;
+    size_t                                              mapped = 0;
+    CacheSpec                                           spec;
+    std::vector<const ggml_tensor*>                     planned;         // caches to come, in layer order
+    std::map<const void*, std::unique_ptr<CacheTensor>> caches;          // by address
+    size_t                                              unplaced    = 0; // tensors of all kinds still to come
+    size_t                                              plain_bytes = 0; // tensors in here that are no caches of ours
+    bool                                                announced   = false;
+    std::mutex                                          lock;
 
     ~KvBuffer() {
         if (base) munmap(base, mapped);
@@ -57,21 +58,17 @@ const Format& format_of(const ggml_tensor* t, Operand op, const std::vector<std:
 void  free_buffer(ggml_backend_buffer_t b) { delete of(b); }
 void* get_base(ggml_backend_buffer_t b) { return of(b)->base; }
 
-// Called when the host has placed a tensor. Once all planned caches stand, the buffer's size becomes what the cache really takes; the host
-// prints it, and asserts on it only while placing.
+// Called when the host has placed a tensor. When the last one stands, the buffer's size becomes what is really taken: the host prints it,
+// and asserts on it only while placing.
 ggml_status init_tensor(ggml_backend_buffer_t b, ggml_tensor* t) {
+    if (t->view_src) return GGML_STATUS_SUCCESS;
     KvBuffer* kv = of(b);
     Operand   op;
-    if (t->view_src || !is_cache_tensor(t, &op)) {
-        if (!t->view_src) kv->plain_bytes += ggml_nbytes(t);
-        return GGML_STATUS_SUCCESS;
-    }
-    if (std::find(kv->planned.begin(), kv->planned.end(), t) == kv->planned.end()) { // a copy the host made of a cache tensor: plain bytes
-        kv->plain_bytes += ggml_nbytes(t);
-        return GGML_STATUS_SUCCESS;
-    }
-    kv->caches[t->data] = std::make_unique<CacheTensor>(t, op, format_of(t, op, layer_names(kv->planned), kv->spec));
-    if (kv->caches.size() == kv->planned.size()) {
+    // A copy that the host makes of a cache tensor keeps the name; only those announced before are caches.
+    if (is_cache_tensor(t, &op) && std::find(kv->planned.begin(), kv->planned.end(), t) != kv->planned.end())
+        kv->caches[t->data] = std::make_unique<CacheTensor>(t, op, format_of(t, op, layer_names(kv->planned), kv->spec));
+    else kv->plain_bytes += ggml_nbytes(t);
+    if (kv->unplaced > 0 && --kv->unplaced == 0) {
         size_t bytes = kv->plain_bytes;
         for (const auto& [address, cache] : kv->caches) bytes += cache->packed_bytes();
         abi::layout(b)->size = std::min(abi::layout(b)->size, bytes);
@@ -105,14 +102,15 @@ bool cpy_tensor(ggml_backend_buffer_t, const ggml_tensor* src, ggml_tensor* dst)
         return true;
     }
     from->decide(), to->decide();
-    if (from->mode() != to->mode() || !ggml_is_contiguous(src) || !ggml_is_contiguous(dst) || ggml_nbytes(src) != ggml_nbytes(dst)) return false;
+    if (from->mode() != to->mode() || !ggml_is_contiguous(src) || !ggml_is_contiguous(dst) || ggml_nbytes(src) != ggml_nbytes(dst))
+        return false;
     if (from->mode() == CacheMode::kPlain) {
         std::memmove(dst->data, src->data, ggml_nbytes(src));
         return true;
     }
     const size_t row_bytes = static_cast<size_t>(from->head_dim()) * 2;
-    if (from->format().id != to->format().id || from->head_dim() != to->head_dim() || offset_of(src) % row_bytes || offset_of(dst) % row_bytes ||
-        ggml_nbytes(src) % row_bytes)
+    if (from->format().id != to->format().id || from->head_dim() != to->head_dim() || offset_of(src) % row_bytes ||
+        offset_of(dst) % row_bytes || ggml_nbytes(src) % row_bytes)
         return false;
     std::vector<uint8_t> row(from->format().row_bytes(from->head_dim()));
     for (size_t at = 0; at < ggml_nbytes(src); at += row_bytes) {
@@ -166,16 +164,18 @@ size_t planned_bytes(const std::vector<const ggml_tensor*>& caches, const CacheS
     return bytes;
 }
 
-ggml_backend_buffer_t allocate_kv_buffer(size_t size, const std::vector<const ggml_tensor*>& caches, const CacheSpec& spec) {
+ggml_backend_buffer_t allocate_kv_buffer(size_t size, size_t n_tensors, const std::vector<const ggml_tensor*>& caches,
+                                         const CacheSpec& spec) {
     static const abi::BufferInterface kInterface = {free_buffer, get_base, init_tensor, memset_tensor, set_tensor, get_tensor,
                                                     nullptr,     nullptr,  cpy_tensor,  clear,         nullptr};
-    auto kv     = std::make_unique<KvBuffer>();
-    kv->mapped  = size + 4096;
-    kv->spec    = spec;
-    kv->planned = caches;
-    void* p     = mmap(nullptr, kv->mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    auto                              kv         = std::make_unique<KvBuffer>();
+    kv->mapped                                   = size + 4096;
+    kv->spec                                     = spec;
+    kv->planned                                  = caches;
+    kv->unplaced                                 = n_tensors;
+    void* p = mmap(nullptr, kv->mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) return nullptr;
-    kv->base = p;
+    kv->base                = p;
     ggml_backend_buffer_t b = abi::ggml_backend_buffer_init(our_type, kInterface, kv.get(), size);
     if (b) (void)kv.release();
     return b;
@@ -195,7 +195,8 @@ void announce(const ggml_tensor* cache_view) {
         if (c->head_dim()) (c->operand() == Operand::K ? dk : dv) = c->head_dim();
     }
     char line[256];
-    std::snprintf(line, sizeof line, "KV cache %s: %d of %zu tensors compressed, head_dim %d/%d, %.2f MiB, %.3f bits per value (f16: %.2f MiB)",
+    std::snprintf(line, sizeof line,
+                  "KV cache %s: %d of %zu tensors compressed, head_dim %d/%d, %.2f MiB, %.3f bits per value (f16: %.2f MiB)",
                   kv->spec.to_string().c_str(), compressed, kv->caches.size(), dk, dv, static_cast<double>(bytes) / 1048576.0,
                   16.0 * static_cast<double>(bytes) / static_cast<double>(f16), static_cast<double>(f16) / 1048576.0);
     say(line);

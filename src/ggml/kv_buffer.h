@@ -31,14 +31,14 @@ public:
     CacheTensor(const ggml_tensor* t, Operand op, const Format& f);
     ~CacheTensor();
 
-    CacheMode   mode() const { return mode_; }
-    Operand     operand() const { return operand_; }
-    TileStore*  store() { return store_.get(); }
-    const void* address() const { return address_; }
-    int         head_dim() const { return store_ ? store_->shape().head_dim : 0; }
-    int64_t     n_embd() const { return n_embd_; }
-    int64_t     n_cells() const { return n_cells_; }
-    int64_t     n_streams() const { return n_streams_; }
+    CacheMode     mode() const { return mode_; }
+    Operand       operand() const { return operand_; }
+    TileStore*    store() { return store_.get(); }
+    const void*   address() const { return address_; }
+    int           head_dim() const { return store_ ? store_->shape().head_dim : 0; }
+    int64_t       n_embd() const { return n_embd_; }
+    int64_t       n_cells() const { return n_cells_; }
+    int64_t       n_streams() const { return n_streams_; }
     const Format& format() const { return format_; }
     // What the cache will take, before head_dim is known with the likeliest one.
     size_t packed_bytes() const;
@@ -58,8 +58,8 @@ public:
         int     stream, head;
         int64_t cell;
     };
-    Cell    cell_of(int64_t head_row) const;                      // head_row = offset / (2 * head_dim)
-    void    write_row(const Cell& c, const float* x);             // counts refused rows
+    Cell    cell_of(int64_t head_row) const;          // head_row = offset / (2 * head_dim)
+    void    write_row(const Cell& c, const float* x); // counts refused rows
     int64_t rows() const { return n_streams_ * n_cells_ * (n_embd_ / head_dim()); }
 
 private:
@@ -94,9 +94,10 @@ inline CacheTensor* tiles_of(const ggml_tensor* t) {
     return c && c->mode() == CacheMode::kTiles ? c : nullptr;
 }
 
-// A buffer of `size` bytes of address space; null when there is none to be had. `caches` become compressed caches under `spec`, in layer
-// order, as soon as the host places them (init_tensor). Without caches: plain memory of our buffer type.
-ggml_backend_buffer_t allocate_kv_buffer(size_t size, const std::vector<const ggml_tensor*>& caches, const CacheSpec& spec);
+// A buffer of `size` bytes of address space for `n_tensors` tensors; null when there is none to be had. Those in `caches` become compressed
+// caches under `spec`, in layer order, as soon as the host places them (init_tensor). Without caches: plain memory of our buffer type.
+ggml_backend_buffer_t allocate_kv_buffer(size_t size, size_t n_tensors, const std::vector<const ggml_tensor*>& caches,
+                                         const CacheSpec& spec);
 
 // Packed size of all tensors of a planned cache, for the host's memory estimates.
 size_t planned_bytes(const std::vector<const ggml_tensor*>& caches, const CacheSpec& spec);

@@ -1,7 +1,7 @@
 // libtightkv-preload.so: loads the adapter into programs that never look at GGML_BACKEND_PATH (linked-in backends, Python bindings).
 //
-// It stands before ggml_backend_reg_count, which libllama calls through the PLT whenever it initialises or loads a model. At the first call that
-// finds backends registered it asks the host itself to load the adapter. Knows no ggml header; needs the C library only.
+// It stands before ggml_backend_reg_count, which libllama calls through the PLT whenever it initialises or loads a model. At the first call
+// that finds backends registered it asks the host itself to load the adapter. Knows no ggml header; needs the C library only.
 #include <dlfcn.h>
 #include <link.h>
 
@@ -17,8 +17,8 @@ struct Search {
     void*       found;
 };
 
-// The symbol in a library that is already loaded, by the start of its file name. The library moves to the global scope on the way: a program that
-// dlopens it locally (Python's ctypes) hides from the adapter what the adapter needs.
+// The symbol in a library that is already loaded, by the start of its file name. The library moves to the global scope on the way: a
+// program that dlopens it locally (Python's ctypes) hides from the adapter what the adapter needs.
 void* find(const char* library, const char* symbol) {
     Search search{library, symbol, nullptr};
     dl_iterate_phdr(

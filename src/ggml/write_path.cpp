@@ -4,7 +4,7 @@
 namespace tightkv {
 
 bool can_write_rows(const ggml_tensor* node) {
-    const CacheTensor* c = tiles_of(node);
+    const CacheTensor* c    = tiles_of(node);
     const ggml_tensor *rows = node->src[0], *cells = node->src[1];
     return c && rows && cells && rows->type == GGML_TYPE_F32 && (cells->type == GGML_TYPE_I64 || cells->type == GGML_TYPE_I32) &&
            node->ne[0] == c->n_embd() && node->ne[2] == 1 && node->ne[3] == 1 && rows->ne[2] == 1 && rows->ne[3] == 1 &&
@@ -13,15 +13,16 @@ bool can_write_rows(const ggml_tensor* node) {
 
 // A byte of V mixes tokens of one tile, so all rows of a (head, tile) go to the same thread.
 void write_rows(const ggml_tensor* node, int thread, int n_threads) {
-    CacheTensor*       c = cache_of(node);
+    CacheTensor*       c    = cache_of(node);
     const ggml_tensor *rows = node->src[0], *cells = node->src[1];
     const int          d = c->head_dim(), heads = c->store()->shape().n_kv_heads;
     const int64_t      first = static_cast<int64_t>(offset_of(node) / (static_cast<size_t>(c->n_embd()) * 2));
     for (int64_t i = 0; i < rows->ne[1]; i++) {
         const char*   index = static_cast<const char*>(cells->data) + static_cast<size_t>(i) * cells->nb[0];
-        const int64_t cell  = first + (cells->type == GGML_TYPE_I64 ? *reinterpret_cast<const int64_t*>(index) : *reinterpret_cast<const int32_t*>(index));
+        const int64_t cell =
+            first + (cells->type == GGML_TYPE_I64 ? *reinterpret_cast<const int64_t*>(index) : *reinterpret_cast<const int32_t*>(index));
         if (cell < 0 || cell >= c->n_cells() * c->n_streams()) continue; // the host asserts on it before we are asked
-        const float* x = reinterpret_cast<const float*>(static_cast<const char*>(rows->data) + static_cast<size_t>(i) * rows->nb[1]);
+        const float* x    = reinterpret_cast<const float*>(static_cast<const char*>(rows->data) + static_cast<size_t>(i) * rows->nb[1]);
         const auto   tile = cell % c->n_cells() / kTileTokens;
         for (int h = 0; h < heads; h++)
             if ((tile * heads + h) % n_threads == thread)
