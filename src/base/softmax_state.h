@@ -15,9 +15,9 @@ struct SoftmaxState {
     float  l = 0.0f;
     float* o = nullptr; // [d]
 
-    // Takes in a state over other keys. An empty state (m = -inf) is neutral.
+    // Takes in a state over other keys. An empty state is neutral; one that holds NaN passes it on.
     void merge(const SoftmaxState& other, size_t d) {
-        if (other.m == kNegInf) return;
+        if (other.m == kNegInf && other.l == 0.0f) return;
         const float top  = m > other.m ? m : other.m;
         const float mine = m == kNegInf ? 0.0f : std::exp(m - top), theirs = std::exp(other.m - top);
         l = l * mine + other.l * theirs;

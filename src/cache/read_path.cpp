@@ -64,8 +64,9 @@ Status AttentionJob::prepare(const AttentionArgs& a, int n_threads) {
     if (a.n_streams < 1 || a.n_kv_heads < 1 || a.n_heads < 1 || a.n_tokens < 1 || a.n_heads % a.n_kv_heads != 0)
         return invalid_argument("attention needs positive counts and a head count that is a multiple of the KV head count");
     const auto fits = [&](const TileStore& s, int stream0, int head0, int64_t cell0) {
-        return stream0 >= 0 && stream0 + a.n_streams <= s.shape().n_streams && head0 >= 0 && head0 + a.n_kv_heads <= s.shape().n_kv_heads &&
-               cell0 >= 0 && cell0 % kTileTokens == 0 && a.n_kv >= 0 && cell0 + a.n_kv <= s.shape().n_cells;
+        return stream0 >= 0 && int64_t{stream0} + a.n_streams <= s.shape().n_streams && head0 >= 0 &&
+               int64_t{head0} + a.n_kv_heads <= s.shape().n_kv_heads && cell0 >= 0 && cell0 % kTileTokens == 0 && a.n_kv >= 0 &&
+               cell0 <= s.shape().n_cells && a.n_kv <= s.shape().n_cells - cell0;
     };
     if (!fits(*a.k, a.k_stream0, a.k_head0, a.k_cell0) || !fits(*a.v, a.v_stream0, a.v_head0, a.v_cell0))
         return invalid_argument("attention reaches outside the cache");

@@ -3,17 +3,17 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
 #include <cstring>
 
 #include "base/half.h"
 
 namespace tightkv {
 
-TileStore::TileStore(const Format& f, Operand op, const StoreShape& shape) : format_(f), operand_(op), shape_(shape) {
-    tile_bytes_ = tightkv::tile_bytes(f, shape.head_dim);
-    head_bytes_ = tile_bytes_ * static_cast<size_t>((shape.n_cells + kTileTokens - 1) / kTileTokens);
-    bytes_      = head_bytes_ * static_cast<size_t>(shape.n_kv_heads) * static_cast<size_t>(shape.n_streams);
-}
+TileStore::TileStore(const Format& f, Operand op, const StoreShape& shape)
+    : format_(f), operand_(op), shape_(shape), tile_bytes_(tightkv::tile_bytes(f, shape.head_dim)) {}
 
 Status TileStore::create(const Format& f, Operand op, const StoreShape& s, std::unique_ptr<TileStore>& out) {
     if (!valid_head_dim(s.head_dim))
@@ -21,6 +21,11 @@ Status TileStore::create(const Format& f, Operand op, const StoreShape& s, std::
     if (s.n_streams < 1 || s.n_kv_heads < 1 || s.n_cells < 1)
         return invalid_argument("a cache needs at least one stream, one KV head and one cell");
     std::unique_ptr<TileStore> store(new TileStore(f, op, s));
+    const auto                 tiles = static_cast<uint64_t>(s.n_cells / kTileTokens + (s.n_cells % kTileTokens != 0));
+    if (__builtin_mul_overflow(store->tile_bytes_, tiles, &store->head_bytes_) ||
+        __builtin_mul_overflow(store->head_bytes_, static_cast<size_t>(s.n_kv_heads), &store->bytes_) ||
+        __builtin_mul_overflow(store->bytes_, static_cast<size_t>(s.n_streams), &store->bytes_) || store->bytes_ > PTRDIFF_MAX)
+        return {StatusCode::kOutOfMemory, "no memory for a cache of " + std::to_string(s.n_cells) + " cells"};
     // Anonymous memory is zero, and zero bytes are zero rows: nothing is touched before it is written.
     void* p = mmap(nullptr, store->bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) return {StatusCode::kOutOfMemory, "no memory for a cache of " + std::to_string(store->bytes_) + " bytes"};
@@ -33,14 +38,24 @@ TileStore::~TileStore() {
     if (base_) munmap(base_, bytes_);
 }
 
+// f16 rows follow the rules of the others: NaN and Inf are refused, what is too large is held at the largest value.
+RowStatus TileStore::write_exact(uint16_t* row, const float* x) const {
+    RowStatus status = RowStatus::kOk;
+    for (int i = 0; i < shape_.head_dim; i++) {
+        if (!std::isfinite(x[i])) {
+            std::memset(row, 0, static_cast<size_t>(shape_.head_dim) * 2);
+            return RowStatus::kRefused;
+        }
+        row[i] = float_to_half(x[i]);
+        if ((row[i] & 0x7fff) > kHalfMax) row[i] = static_cast<uint16_t>((row[i] & 0x8000) | kHalfMax), status = RowStatus::kSaturated;
+    }
+    return status;
+}
+
 RowStatus TileStore::write(int stream, int head, int64_t cell, const float* x) {
     const int d = shape_.head_dim, token = static_cast<int>(cell % kTileTokens);
     uint8_t*  tile = tile_of(stream, head, cell);
-    if (!format_.transformed()) {
-        uint16_t* row = reinterpret_cast<uint16_t*>(tile) + static_cast<size_t>(token) * d;
-        for (int i = 0; i < d; i++) row[i] = float_to_half(x[i]);
-        return RowStatus::kOk;
-    }
+    if (!format_.transformed()) return write_exact(reinterpret_cast<uint16_t*>(tile) + static_cast<size_t>(token) * d, x);
     CodedRow        coded;
     const RowStatus status = kernels().encode(format_, transform_for(d), x, coded);
     tile_put(format_, operand_, d, tile, token, coded);
@@ -61,14 +76,18 @@ void TileStore::read(int stream, int head, int64_t cell, float* x) const {
 }
 
 void TileStore::write_canonical(int stream, int head, int64_t cell, const uint8_t* bytes) {
-    const int d = shape_.head_dim, token = static_cast<int>(cell % kTileTokens);
-    uint8_t*  tile = tile_of(stream, head, cell);
+    const int  d = shape_.head_dim, token = static_cast<int>(cell % kTileTokens);
+    uint8_t*   tile   = tile_of(stream, head, cell);
+    const auto finite = [](uint16_t half) { return (half & 0x7c00) != 0x7c00; };
     if (!format_.transformed()) {
-        std::memcpy(tile + static_cast<size_t>(token) * d * 2, bytes, static_cast<size_t>(d) * 2);
+        uint16_t* row = reinterpret_cast<uint16_t*>(tile) + static_cast<size_t>(token) * d;
+        std::memcpy(row, bytes, static_cast<size_t>(d) * 2);
+        if (!std::all_of(row, row + d, finite)) std::fill_n(row, d, uint16_t{0});
         return;
     }
     CodedRow coded;
     unpack_row(format_, d, bytes, coded);
+    if (!finite(coded.scale)) std::memset(coded.codes, 0, static_cast<size_t>(d)), coded.scale = 0;
     tile_put(format_, operand_, d, tile, token, coded);
 }
 

@@ -33,7 +33,8 @@ public:
     RowStatus write(int stream, int head, int64_t cell, const float* x);
     // x: [head_dim].
     void read(int stream, int head, int64_t cell, float* x) const;
-    // Canonical bytes, format().row_bytes(head_dim) of them.
+    // Canonical bytes, format().row_bytes(head_dim) of them. A row that no encoder makes (its scale, or an f16 value, is not finite) is
+    // stored as zeros: one damaged cell must not reach the others of its tile.
     void write_canonical(int stream, int head, int64_t cell, const uint8_t* bytes);
     void read_canonical(int stream, int head, int64_t cell, uint8_t* bytes) const;
     // All cells become zero rows; gives the memory back to the system.
@@ -42,6 +43,7 @@ public:
     TileRun tiles(int stream, int head) const { return {head_base(stream, head), format_, shape_.head_dim}; }
 
 private:
+    RowStatus write_exact(uint16_t* row, const float* x) const;
     TileStore(const Format& f, Operand op, const StoreShape& shape);
     uint8_t* head_base(int stream, int head) const { return base_ + (size_t(stream) * shape_.n_kv_heads + head) * head_bytes_; }
     uint8_t* tile_of(int stream, int head, int64_t cell) const {
@@ -51,7 +53,7 @@ private:
     Format     format_;
     Operand    operand_;
     StoreShape shape_;
-    size_t     tile_bytes_, head_bytes_, bytes_;
+    size_t     tile_bytes_ = 0, head_bytes_ = 0, bytes_ = 0;
     uint8_t*   base_ = nullptr;
 };
 

@@ -1,0 +1,28 @@
+# cmake -DBUILD=… -DSOURCE=… -DWORK=… -P run.cmake: fails where any step does.
+file(REMOVE_RECURSE ${WORK})
+file(MAKE_DIRECTORY ${WORK})
+function(step what)
+  execute_process(COMMAND ${ARGN} RESULT_VARIABLE result OUTPUT_VARIABLE output ERROR_VARIABLE output)
+  if(NOT result EQUAL 0)
+    message(FATAL_ERROR "${what} failed (${result}):\n${output}")
+  endif()
+endfunction()
+
+step("install" ${CMAKE_COMMAND} --install ${BUILD} --prefix ${WORK}/prefix --config ${CONFIG})
+# The installed package must not lead back into the build or source tree.
+file(GLOB_RECURSE config_files ${WORK}/prefix/*.cmake)
+if(NOT config_files)
+  message(FATAL_ERROR "no package configuration was installed under ${WORK}/prefix")
+endif()
+foreach(file ${config_files})
+  file(READ ${file} text)
+  string(FIND "${text}" "${BUILD}" at)
+  if(NOT at EQUAL -1)
+    message(FATAL_ERROR "${file} names the build tree ${BUILD}")
+  endif()
+endforeach()
+step("configure" ${CMAKE_COMMAND} -S ${SOURCE} -B ${WORK}/build -G ${GENERATOR} -DCMAKE_BUILD_TYPE=${CONFIG}
+  -DCMAKE_PREFIX_PATH=${WORK}/prefix -DCMAKE_CXX_COMPILER=${CXX} -DCMAKE_C_COMPILER=${CC} -DWANTED_VERSION=${VERSION})
+step("build" ${CMAKE_COMMAND} --build ${WORK}/build --config ${CONFIG})
+find_program(consumer NAMES consumer PATHS ${WORK}/build ${WORK}/build/${CONFIG} NO_DEFAULT_PATH REQUIRED)
+step("run" ${consumer})

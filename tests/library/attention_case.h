@@ -1,0 +1,388 @@
+// One attention operation as data, run through AttentionJob and held against the fp64 oracle within derived bounds.
+//
+// Notation: q' = T q, k_j and v_j the decoded rows (transformed domain where there is one), p_j the softmax weights, u = 2^-24.
+//
+// f32 paths (scalar; batched; operands without a codebook): twice the largest error that a plain f32 evaluation of the same
+// operation makes on the same rows, plus 1e-6, plus 2 * 3e-6 * Σ p|v| for the kernels' exponential (attend_tiles.h declares 3e-6).
+//
+// int8 scores: q' ~ step * q8. Per coordinate the error is at most e_i = step/2, or what clipping at 127 leaves of the largest.
+//   avx512: step = max|q'| / 127
+//   avx2:   step <= b / 126, where b maps to 128 so that pairs stay within 128 and eight dims within 258; rounding can break a rule
+//           by half a unit per element, 4 units of 258, so the search for a fitting step ends at 126/128 of it at the latest.
+// Then |Δs_j| <= scale Σ_i e_i |k_ji| (a soft-cap only shrinks it), and with δ the largest of them p changes by e^{±2δ}.
+// int8 weights: w_t = p_t * (fp16 scale of v_t) ~ step * w8 per tile of 64, error step/2 for every token that is not masked.
+//   avx512: step = max w / 255    avx2: step = (largest sum of four tokens of an int16 lane) / 255.4
+// Together |Δo| <= (e^{2δ} - 1) Σ p|v| + e^{2δ} |T^-1| Σ_t (step/2) |level_t|: the worst case, hardly ever near.
+// So the whole operation's squared error is held against its expectation, too: rounding errors are uniform, e_i² -> e_i²/3 and
+// independent between keys: E = Σ_j p_j² σ_j² |v_j - o|² + Σ_t step²/12 |level_t|². A row's squared error scatters around E like a sum of n
+// squares, by E sqrt(2/n); n is the effective number of keys 1/Σp², less the one that Σp = 1 takes, at least 1, and at most d/2, because
+// all keys share the d errors of one query. Five deviations of the sum over all rows are allowed.
+#pragma once
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <memory>
+#include <sstream>
+#include <stdexcept>
+#include <thread>
+
+#include "base/half.h"
+#include "cache/read_path.h"
+#include "codec/oracle.h"
+#include "test_data.h"
+
+namespace tightkv::test {
+
+struct AttentionCase {
+    const char* k = "turbo4";
+    const char* v = "turbo3";
+    int         dk = 64, dv = 64, n_kv_heads = 2, group = 1, n_tokens = 1, n_streams = 1;
+    int         n_kv = 65;
+    MaskType    mask = MaskType::kNone;
+    float       max_bias = 0, softcap = 0;
+    bool        sinks = false;
+    int         threads = 1;
+    bool        offsets = false; // streams, heads and cells do not start at 0
+    double      q_deviation = 1;
+
+    std::string name() const {
+        std::ostringstream s;
+        s << "k " << k << " v " << v << ", d " << dk << "/" << dv << ", " << n_kv_heads << " KV heads x " << group << ", " << n_tokens << " tokens, " << n_streams
+          << " streams, n_kv " << n_kv << ", mask " << int(mask) << ", max_bias " << max_bias << ", softcap " << softcap << ", sinks " << sinks << ", threads " << threads
+          << ", offsets " << offsets;
+        return s.str();
+    }
+    int    n_heads() const { return n_kv_heads * group; }
+    bool   integer_path() const { return n_tokens * group <= kMaxDecodeRows || n_tokens == 1; } // AttentionJob: few rows stay on the packed codes
+    double scale() const { return 1.0 / std::sqrt(dk); }
+};
+
+class AttentionData {
+public:
+    explicit AttentionData(const AttentionCase& c, uint64_t seed = 71) : c_(c), random_(seed) {
+        const int     more = c.offsets ? 1 : 0;
+        const int64_t cells = c.n_kv + 128 * more + 5;
+        make(*find_format(c.k), Operand::K, {c.n_streams + more, c.n_kv_heads + more, c.dk, cells}, k_);
+        make(*find_format(c.v), Operand::V, {c.n_streams + more, c.n_kv_heads + more, c.dv, cells}, v_);
+        q_.resize(q_at(c.n_streams, 0, 0));
+        for (float& x : q_) x = static_cast<float>(c.q_deviation * random_.normal());
+        for (int h = 0; h < c.n_heads(); h++) sinks_.push_back(static_cast<float>(2 * random_.normal()));
+        mask32_.assign(size_t(c.n_streams) * c.n_tokens * mask_row(), -INFINITY);
+        for (int s = 0; s < c.n_streams; s++)
+            for (int t = 0; t < c.n_tokens; t++)
+                for (int j = 0; j < c.n_kv; j++) {
+                    const bool causal = j <= c.n_kv - c.n_tokens + t, hole = random_.below(8) == 0, dead_row = c.n_tokens > 2 && t == 1;
+                    if (!causal || hole || dead_row) continue;
+                    mask32_[mask_at(s, t) + j] = c.max_bias > 0 ? static_cast<float>(std::max(-2000, j - (c.n_kv - c.n_tokens + t))) : random_.below(4) ? 0.0f : -0.5f * random_.below(8);
+                }
+        for (const float m : mask32_) mask16_.push_back(float_to_half(m)); // small multiples of 1/2: exact
+    }
+
+    // The data of a test may be changed before run().
+    TileStore&          k() { return *k_; }
+    TileStore&          v() { return *v_; }
+    std::vector<float>& q() { return q_; }
+    std::vector<float>& mask() { return mask32_; }
+    float*              query(int stream, int token, int head) { return &q_[q_at(stream, token, head)]; }
+    int                 store_stream(int s) const { return s + (c_.offsets ? 1 : 0); }
+    int                 store_head(int h) const { return h + (c_.offsets ? 1 : 0); }
+    int64_t             store_cell(bool v, int64_t j) const { return j + (c_.offsets ? (v ? 128 : 64) : 0); }
+    size_t              mask_row() const { return static_cast<size_t>(c_.n_kv) + 3; } // rows not aligned on purpose
+    size_t              mask_at(int s, int t) const { return (size_t(s) * c_.n_tokens + t) * mask_row(); }
+
+    // [stream][token][head][dv] with a margin after every row that must stay as it is.
+    std::vector<float> run(float scale_factor = 1.0f, int mask_shift = 0) {
+        std::vector<float> out(size_t(c_.n_streams) * c_.n_tokens * c_.n_heads() * (c_.dv + kMargin), kCanary);
+        AttentionArgs      a;
+        a.k = k_.get(), a.v = v_.get();
+        if (c_.offsets) a.k_stream0 = a.v_stream0 = a.k_head0 = a.v_head0 = 1, a.k_cell0 = 64, a.v_cell0 = 128;
+        a.n_streams = c_.n_streams, a.n_kv_heads = c_.n_kv_heads, a.n_heads = c_.n_heads(), a.n_tokens = c_.n_tokens, a.n_kv = c_.n_kv;
+        a.q         = q_.data();
+        a.q_strides = {sizeof(float) * q_at(0, 1, 0), sizeof(float) * q_at(0, 0, 1), sizeof(float) * q_at(1, 0, 0)};
+        const size_t row = sizeof(float) * (c_.dv + kMargin);
+        a.out         = out.data();
+        a.out_strides = {row * c_.n_heads(), row, row * c_.n_heads() * c_.n_tokens};
+        a.scale       = static_cast<float>(c_.scale()) * scale_factor;
+        a.softcap = c_.softcap, a.max_bias = c_.max_bias;
+        a.mask_type = c_.mask;
+        const size_t cell = c_.mask == MaskType::kF16 ? 2 : 4;
+        if (c_.mask == MaskType::kF16) a.mask = mask16_.data() + mask_shift;
+        if (c_.mask == MaskType::kF32) a.mask = mask32_.data() + mask_shift;
+        a.mask_strides = {cell * mask_row(), 0, cell * mask_row() * c_.n_tokens};
+        if (c_.sinks) a.sinks = sinks_.data();
+
+        AttentionJob job;
+        const Status s = job.prepare(a, c_.threads);
+        if (!s.ok()) throw std::runtime_error(s.message());
+        std::vector<std::thread> others;
+        for (int i = 1; i < c_.threads; i++) others.emplace_back([&] { job.run(); });
+        job.run();
+        for (std::thread& t : others) t.join();
+        return out;
+    }
+    const float* row(const std::vector<float>& out, int s, int t, int h) const {
+        return &out[((size_t(s) * c_.n_tokens + t) * c_.n_heads() + h) * (c_.dv + kMargin)];
+    }
+
+    // Computes the oracle and the bounds once, for what the stores hold now.
+    void make_reference();
+    // Empty when `out` is within all bounds of the reference, for the ISA level named; else the first complaint.
+    std::string complaint(const std::vector<float>& out, const std::string& isa) const;
+    double      relative_rms(const std::vector<float>& out) const;
+
+private:
+    static constexpr int   kMargin = 3;
+    static constexpr float kCanary = 1234.5f;
+
+    struct Reference {
+        std::vector<double> out, bound_f32; // [dv]; Σ p|v| too
+        struct Integer {
+            std::vector<double> bound; // [dv], worst case on top of bound_f32
+            double              expected = 0; // Σ_x of the squared error
+        };
+        double freedom = 1; // effective number of independent errors
+        std::array<Integer, 2> integer; // 0: avx2, 1: avx512
+    };
+
+    size_t q_at(int s, int t, int h) const { return (size_t(s) * c_.n_heads() + h) * (size_t(c_.n_tokens) * (c_.dk + 5)) + size_t(t) * (c_.dk + 5); }
+    double slope(int h) const { // ALiBi as ggml has it
+        if (c_.max_bias <= 0) return 1;
+        int n = 1;
+        while (2 * n <= c_.n_heads()) n *= 2;
+        return h < n ? std::exp2(-c_.max_bias / n * (h + 1)) : std::exp2(-c_.max_bias / 2 / n * (2 * (h - n) + 1));
+    }
+    void make(const Format& f, Operand op, const StoreShape& shape, std::unique_ptr<TileStore>& store) {
+        if (Status s = TileStore::create(f, op, shape, store); !s.ok()) throw std::runtime_error(s.message());
+        for (int s = 0; s < shape.n_streams; s++)
+            for (int h = 0; h < shape.n_kv_heads; h++)
+                for (int64_t c = 0; c < shape.n_cells; c++) {
+                    const double deviation = op == Operand::V ? std::exp2(random_.below(3) - 1) : 1; // row scales must matter
+                    if (store->write(s, h, c, gaussian(random_, shape.head_dim, deviation).data()) != RowStatus::kOk) throw std::runtime_error("write");
+                }
+    }
+    // Rows of one head: decoded (out of the transform), transformed, and fp16 scale.
+    struct Rows {
+        std::vector<double> decoded, transformed, scale;
+        std::vector<float>  plain; // TileStore::read
+    };
+    Rows rows_of(const TileStore& store, bool v, int s, int h) const {
+        const int    d = store.shape().head_dim;
+        const auto&  f = store.format();
+        Rows         r;
+        std::vector<uint8_t> bytes(f.row_bytes(d));
+        std::vector<float>   x(static_cast<size_t>(d));
+        for (int j = 0; j < c_.n_kv; j++) {
+            store.read(store_stream(s), store_head(h), store_cell(v, j), x.data());
+            r.plain.insert(r.plain.end(), x.begin(), x.end());
+            if (!f.transformed()) {
+                r.decoded.insert(r.decoded.end(), x.begin(), x.end());
+                continue;
+            }
+            store.read_canonical(store_stream(s), store_head(h), store_cell(v, j), bytes.data());
+            CodedRow coded;
+            unpack_row(f, d, bytes.data(), coded);
+            const std::vector<double> y = oracle::levels(f, d, coded), z = oracle::inverse(y);
+            r.transformed.insert(r.transformed.end(), y.begin(), y.end());
+            r.decoded.insert(r.decoded.end(), z.begin(), z.end());
+            r.scale.push_back(half_to_float(coded.scale));
+        }
+        return r;
+    }
+    std::vector<double> plain_f32(const float* q, const Rows& k, const Rows& v, const std::vector<float>& bias, const float* sink) const;
+    void                integer_bounds(const std::vector<double>& q, const Rows& k, const Rows& v, const oracle::Attended& want, Reference& ref) const;
+
+    AttentionCase              c_;
+    Random                     random_;
+    std::unique_ptr<TileStore> k_, v_;
+    std::vector<float>         q_, sinks_, mask32_;
+    std::vector<uint16_t>      mask16_;
+    std::vector<Reference>     reference_; // [stream][token][head]
+    double                     plain_error_ = 0;
+};
+
+// f32 as one would write it down: scores, maximum, weights, sum.
+inline std::vector<double> AttentionData::plain_f32(const float* q, const Rows& k, const Rows& v, const std::vector<float>& bias, const float* sink) const {
+    const int          n = c_.n_kv, dk = c_.dk, dv = c_.dv;
+    std::vector<float> s(static_cast<size_t>(n)), o(static_cast<size_t>(dv), 0.0f);
+    float              top = sink ? *sink : -INFINITY, sum = 0;
+    for (int j = 0; j < n; j++) {
+        float dot = 0;
+        for (int i = 0; i < dk; i++) dot += q[i] * k.plain[size_t(j) * dk + i];
+        s[j] = dot * static_cast<float>(c_.scale());
+        if (c_.softcap != 0) s[j] = c_.softcap * std::tanh(s[j] / c_.softcap);
+        s[j] += bias[j];
+        top = std::max(top, s[j]);
+    }
+    if (std::isinf(top)) return std::vector<double>(static_cast<size_t>(dv), 0.0);
+    if (sink) sum = std::exp(*sink - top);
+    for (int j = 0; j < n; j++) {
+        const float p = std::exp(s[j] - top);
+        sum += p;
+        for (int x = 0; x < dv; x++) o[x] += p * v.plain[size_t(j) * dv + x];
+    }
+    std::vector<double> out;
+    for (const float x : o) out.push_back(x / sum);
+    return out;
+}
+
+inline void AttentionData::integer_bounds(const std::vector<double>& q, const Rows& k, const Rows& v, const oracle::Attended& want, Reference& ref) const {
+    const int  n = c_.n_kv, dk = c_.dk, dv = c_.dv;
+    const bool k_int = k_->format().kind == FormatKind::Levels, v_int = v_->format().kind == FormatKind::Levels;
+    std::vector<double> mass(static_cast<size_t>(dv), 0.0), spread(static_cast<size_t>(n), 0.0); // Σ p|v|; |v_j - o|²
+    for (int j = 0; j < n; j++)
+        for (int x = 0; x < dv; x++) {
+            const double value = v.decoded[size_t(j) * dv + x];
+            mass[x] += want.weight[j] * std::fabs(value);
+            spread[j] += (value - want.out[x]) * (value - want.out[x]);
+        }
+    for (int isa = 0; isa < 2; isa++) {
+        Reference::Integer& r = ref.integer[isa];
+        double              delta = 0;
+        if (k_int) {
+            const std::vector<double> y = oracle::forward(q);
+            double                    top = 0, b = 0;
+            for (const double x : y) top = std::max(top, std::fabs(x));
+            for (int g = 0; g < dk; g += 16)
+                for (int h = 0; h < 4; h += 2) { // an int16 lane: dims {g + h, +1} of each of four dwords
+                    double sum = 0;
+                    for (int w = 0; w < 16; w += 4) {
+                        const double x = y[g + w + h], z = y[g + w + h + 1];
+                        b = std::max({b, std::max(x, 0.0) + std::max(z, 0.0), std::max(-x, 0.0) + std::max(-z, 0.0)});
+                        sum += std::fabs(x) + std::fabs(z);
+                    }
+                    b = std::max(b, sum * 128 / 258);
+                }
+            const double        step = isa == 1 ? top / 127 : b / 126;
+            std::vector<double> e;
+            for (const double x : y) e.push_back(std::max(step / 2, isa == 1 ? 0.0 : std::fabs(x) - 127 * b / 128));
+            for (int j = 0; j < n; j++) {
+                if (want.weight[j] == 0) continue;
+                double worst = 0, variance = 0;
+                for (int i = 0; i < dk; i++) {
+                    const double x = e[i] * std::fabs(k.transformed[size_t(j) * dk + i]);
+                    worst += x, variance += x * x / 3;
+                }
+                delta = std::max(delta, c_.scale() * worst);
+                r.expected += want.weight[j] * want.weight[j] * c_.scale() * c_.scale() * variance * spread[j];
+            }
+        }
+        const double        grow = std::exp(2 * delta);
+        std::vector<double> off(static_cast<size_t>(dv), 0.0); // transformed domain
+        for (int tile = 0; v_int && tile < n; tile += kTileTokens) {
+            std::array<double, kTileTokens> w{};
+            for (int t = 0; t < kTileTokens && tile + t < n; t++) w[t] = want.weight[tile + t] * v.scale[tile + t];
+            double step = 0;
+            for (int t = 0; t < kTileTokens; t += 8) {
+                for (int i = 0; i < 8 && isa == 1; i++) step = std::max(step, w[t + i] / 255);
+                for (int h = 0; h < 4 && isa == 0; h += 2) step = std::max(step, (w[t + h] + w[t + h + 1] + w[t + h + 4] + w[t + h + 5]) / 255.4);
+            }
+            for (int t = 0; t < kTileTokens && tile + t < n; t++) {
+                if (w[t] == 0) continue;
+                for (int x = 0; x < dv; x++) {
+                    const double level = v.transformed[size_t(tile + t) * dv + x] / v.scale[tile + t]; // unit * int8 level
+                    off[x] += step / 2 * std::fabs(level);
+                    r.expected += step * step / 12 * level * level;
+                }
+            }
+        }
+        r.bound.assign(static_cast<size_t>(dv), 0.0);
+        int at = 0;
+        for (const int size : oracle::blocks(dv)) { // entries of T^-1 are +-1/sqrt(n) inside a block
+            double sum = 0;
+            for (int x = at; x < at + size; x++) sum += off[x];
+            for (int x = at; x < at + size; x++) r.bound[x] = (grow - 1) * mass[x] + grow * sum / std::sqrt(size);
+            at += size;
+        }
+    }
+    ref.bound_f32 = mass;
+    for (double& m : ref.bound_f32) m *= 2 * 3e-6;
+    double concentration = 0;
+    for (const double p : want.weight) concentration += p * p;
+    ref.freedom = concentration > 0 ? std::clamp(1 / concentration - 1, 1.0, dk / 2.0) : 1.0;
+}
+
+inline void AttentionData::make_reference() {
+    reference_.assign(size_t(c_.n_streams) * c_.n_tokens * c_.n_heads(), {});
+    plain_error_ = 0;
+    for (int s = 0; s < c_.n_streams; s++)
+        for (int kv = 0; kv < c_.n_kv_heads; kv++) {
+            const Rows k = rows_of(*k_, false, s, kv), v = rows_of(*v_, true, s, kv);
+            for (int h = kv * c_.group; h < (kv + 1) * c_.group; h++)
+                for (int t = 0; t < c_.n_tokens; t++) {
+                    const std::vector<double> q(query(s, t, h), query(s, t, h) + c_.dk);
+                    std::vector<double>       bias(static_cast<size_t>(c_.n_kv), 0.0);
+                    if (c_.mask != MaskType::kNone)
+                        for (int j = 0; j < c_.n_kv; j++) bias[j] = std::isinf(mask32_[mask_at(s, t) + j]) ? -INFINITY : slope(h) * mask32_[mask_at(s, t) + j];
+                    const float* const     sink = c_.sinks ? &sinks_[h] : nullptr;
+                    const oracle::Attended want = oracle::attend(q, k.decoded, v.decoded, bias, c_.scale(), c_.softcap, sink);
+                    Reference&             ref = reference_[(size_t(s) * c_.n_tokens + t) * c_.n_heads() + h];
+                    ref.out = want.out;
+                    integer_bounds(q, k, v, want, ref);
+                    const std::vector<double> plain = plain_f32(query(s, t, h), k, v, {bias.begin(), bias.end()}, sink);
+                    for (int x = 0; x < c_.dv; x++) plain_error_ = std::max(plain_error_, std::fabs(plain[x] - want.out[x]));
+                }
+        }
+}
+
+inline std::string AttentionData::complaint(const std::vector<float>& out, const std::string& isa) const {
+    const int  which = isa == "avx2" ? 0 : isa == "avx512" ? 1 : -1;
+    const bool integer = which >= 0 && c_.integer_path();
+    double     squares = 0, expected = 0, slack = 0, variance = 0;
+    for (int s = 0; s < c_.n_streams; s++)
+        for (int t = 0; t < c_.n_tokens; t++)
+            for (int h = 0; h < c_.n_heads(); h++) {
+                const Reference& ref = reference_[(size_t(s) * c_.n_tokens + t) * c_.n_heads() + h];
+                const float*     got = row(out, s, t, h);
+                for (int x = 0; x < c_.dv; x++) {
+                    const double f32 = 2 * plain_error_ + 1e-6 + ref.bound_f32[x], error = got[x] - ref.out[x];
+                    const double bound = f32 + (integer ? ref.integer[which].bound[x] : 0.0);
+                    if (!(std::fabs(error) <= bound)) {
+                        std::ostringstream m;
+                        m << isa << ": stream " << s << ", token " << t << ", head " << h << ", dim " << x << ": " << got[x] << ", oracle " << ref.out[x] << ", off by " << error
+                          << ", allowed " << bound << " (" << c_.name() << ")";
+                        return m.str();
+                    }
+                    squares += error * error, slack += f32 * f32;
+                }
+                if (integer) {
+                    const double e = ref.integer[which].expected;
+                    expected += e, variance += 2 * e * e / ref.freedom;
+                }
+                for (int x = c_.dv; x < c_.dv + kMargin; x++)
+                    if (got[x] != kCanary) return isa + ": wrote behind a row (" + c_.name() + ")";
+            }
+    const double allowed = std::sqrt(expected + 5 * std::sqrt(variance)) + std::sqrt(slack);
+    if (std::sqrt(squares) <= allowed) return {};
+    std::ostringstream m;
+    m << isa << ": root of the summed squared error " << std::sqrt(squares) << ", allowed " << allowed << " (" << c_.name() << ")";
+    return m.str();
+}
+
+inline double AttentionData::relative_rms(const std::vector<float>& out) const {
+    double squares = 0, size = 0;
+    for (int s = 0; s < c_.n_streams; s++)
+        for (int t = 0; t < c_.n_tokens; t++)
+            for (int h = 0; h < c_.n_heads(); h++)
+                for (int x = 0; x < c_.dv; x++) {
+                    const double want = reference_[(size_t(s) * c_.n_tokens + t) * c_.n_heads() + h].out[x];
+                    squares += (row(out, s, t, h)[x] - want) * (row(out, s, t, h)[x] - want), size += want * want;
+                }
+    return std::sqrt(squares / size);
+}
+
+// Levels of this machine by name; tests loop over them.
+inline std::vector<std::string> isa_names() {
+    std::vector<std::string> out;
+    for (const KernelTable* k : available_kernels()) out.push_back(k->name);
+    return out;
+}
+
+class IsaRestorer { // leaves the chosen level as it was
+public:
+    ~IsaRestorer() { (void)set_isa(before_).ok(); }
+
+private:
+    std::string before_ = kernels().name;
+};
+
+} // namespace tightkv::test

@@ -1,0 +1,180 @@
+// The cache specification: what is accepted, how it prints, and every complaint with its position.
+#include "cache/cache_spec.h"
+
+#include <gtest/gtest.h>
+
+#include "test_data.h"
+
+using namespace tightkv;
+using namespace tightkv::test;
+
+namespace {
+
+CacheSpec parse(const std::string& text) {
+    CacheSpec    spec;
+    const Status s = parse_cache_spec(text, spec);
+    EXPECT_TRUE(s.ok()) << text << ": " << s.message();
+    return spec;
+}
+
+} // namespace
+
+TEST(CacheSpec, Accepts) {
+    for (const Format& f : all_formats()) {
+        const CacheSpec s = parse(f.name);
+        EXPECT_EQ(s.k, f.id);
+        EXPECT_EQ(s.v, f.id);
+        EXPECT_EQ(s.n_first + s.n_last, 0);
+    }
+    const CacheSpec s = parse("k=turbo4:v=turbo3:first=f16x2:last=turbo8x12");
+    EXPECT_EQ(s.k, FormatId::turbo4);
+    EXPECT_EQ(s.v, FormatId::turbo3);
+    EXPECT_EQ(s.first, FormatId::f16);
+    EXPECT_EQ(s.n_first, 2);
+    EXPECT_EQ(s.last, FormatId::turbo8);
+    EXPECT_EQ(s.n_last, 12);
+    EXPECT_EQ(parse("last=turbo8x12:v=turbo3:first=f16x2:k=turbo4"), s) << "parts in any order";
+    EXPECT_EQ(parse("turbo3:first=turbo8x1"), parse("k=turbo3:v=turbo3:first=turbo8x1"));
+}
+
+TEST(CacheSpec, PrintsCanonically) {
+    struct Case {
+        const char *text, *canonical;
+    };
+    for (const Case& c : {Case{"turbo3", "turbo3"}, {"k=turbo3:v=turbo3", "turbo3"}, {"v=turbo3:k=turbo4", "k=turbo4:v=turbo3"},
+                          {"turbo4:last=turbo8x1:first=f16x02", "turbo4:first=f16x2:last=turbo8x1"}, {"turbo2:first=f16x0", "turbo2"},
+                          {"k=f16:v=turbo2", "k=f16:v=turbo2"}})
+        EXPECT_EQ(parse(c.text).to_string(), c.canonical) << c.text;
+}
+
+TEST(CacheSpec, PrintedTextMeansTheSame) { // every combination
+    for (const Format& k : all_formats())
+        for (const Format& v : all_formats())
+            for (const Format& first : all_formats())
+                for (const int n_first : {0, 1, 7})
+                    for (const int n_last : {0, 3}) {
+                        CacheSpec s;
+                        s.k = k.id, s.v = v.id, s.n_first = n_first, s.n_last = n_last;
+                        s.first = first.id, s.last = k.id;
+                        const CacheSpec back = parse(s.to_string());
+                        EXPECT_EQ(back.to_string(), s.to_string());
+                        for (int i = 0; i < 30; i++) {
+                            EXPECT_EQ(back.k_of(i, 30), s.k_of(i, 30)) << s.to_string();
+                            EXPECT_EQ(back.v_of(i, 30), s.v_of(i, 30)) << s.to_string();
+                        }
+                    }
+}
+
+TEST(CacheSpec, ComplaintsNamePositionAndAcceptedWords) {
+    struct Case {
+        const char* text;
+        int         position; // 1 = first character
+        const char* says;
+        StatusCode  code = StatusCode::kInvalidArgument;
+    };
+    const char* const formats = "turbo2, turbo3, turbo4, turbo8, f16";
+    const char* const keys    = "k=, v=, first=, last=, sink=, window=, profile=";
+    for (const Case& c : {
+             Case{"", 1, formats},
+             {"turbo5", 1, "'turbo5'"},
+             {"turbo5", 1, formats},
+             {"Turbo4", 1, formats},
+             {" turbo4", 1, formats},
+             {"turbo4 ", 1, "'turbo4 '"},
+             {"turbo4:", 8, keys},
+             {":", 1, formats},
+             {":turbo4", 1, formats},
+             {"k=turbo4:turbo3", 10, keys},
+             {"k=turbo4", 9, "v"},
+             {"v=turbo4", 9, "k"},
+             {"first=f16x2", 12, "k"},
+             {"k=:v=turbo3", 3, formats},
+             {"k=turbo4:v=turbo9", 12, formats},
+             {"k=turbo4:v=turbo3:x=turbo2", 19, keys},
+             {"k=turbo4:v=turbo3::first=f16x1", 19, keys},
+             {"k=turbo4:v=turbo3:K=turbo2", 19, "'K'"},
+             {"k=turbo4:v=turbo3:k=turbo2", 19, "twice"},
+             {"k=turbo4:v=turbo3:v=turbo3", 19, "twice"},
+             {"turbo4:k=turbo3", 8, "twice"},
+             {"turbo4:first=f16x1:first=f16x1", 20, "twice"},
+             {"turbo4:last=f16x1:last=f16x1", 19, "twice"},
+             {"turbo4:first=f16", 14, "f16x2"},
+             {"turbo4:first=", 14, "f16x2"},
+             {"turbo4:first=f16x", 18, "0 to 1000000"},
+             {"turbo4:first=f16x-1", 18, "'-1'"},
+             {"turbo4:first=f16x1.5", 18, "'1.5'"},
+             {"turbo4:first=f16x99999999999999999999", 18, "0 to 1000000"},
+             {"turbo4:first=f16x1000001", 18, "0 to 1000000"},
+             {"turbo4:first=q8_0x2", 14, formats},
+             {"turbo4:last=x2", 13, formats},
+             {"turbo4,turbo3", 1, formats},
+             {"turbo4:sink=4", 8, "not in this version", StatusCode::kUnsupported},
+             {"turbo4:window=128", 8, "not in this version", StatusCode::kUnsupported},
+             {"turbo4:profile=a.tkp", 8, "not in this version", StatusCode::kUnsupported},
+             {"turbo4:profile=\"a:b=c\"", 8, "not in this version", StatusCode::kUnsupported},
+             {"turbo4:sink=x", 13, "0 to 1000000"},
+             {"turbo4:window=", 15, "0 to 1000000"},
+             {"turbo4:profile=", 16, "file name"},
+             {"turbo2t", 1, "not in this version", StatusCode::kUnsupported},
+             {"turbo3t", 1, "not in this version", StatusCode::kUnsupported},
+             {"turbo4t", 1, "not in this version", StatusCode::kUnsupported},
+             {"k=turbo4:v=turbo3t", 12, "not in this version", StatusCode::kUnsupported},
+             {"turbo4:last=turbo4tx2", 13, "not in this version", StatusCode::kUnsupported},
+             {"turbo8t", 1, formats},
+         }) {
+        CacheSpec spec;
+        spec.k = FormatId::turbo2, spec.n_last = 17;
+        const CacheSpec before = spec;
+        const Status    s = parse_cache_spec(c.text, spec);
+        EXPECT_EQ(s.code(), c.code) << c.text << ": " << s.message();
+        EXPECT_NE(s.message().find("position " + std::to_string(c.position) + ":"), std::string::npos) << "'" << c.text << "': " << s.message();
+        EXPECT_NE(s.message().find(c.says), std::string::npos) << "'" << c.text << "': " << s.message();
+        EXPECT_EQ(spec, before) << c.text << ": a refused text changes nothing";
+    }
+}
+
+TEST(CacheSpec, BoundaryLayers) {
+    const CacheSpec s = parse("k=turbo4:v=turbo3:first=f16x2:last=turbo8x1");
+    const FormatId  k[] = {FormatId::f16, FormatId::f16, FormatId::turbo4, FormatId::turbo4, FormatId::turbo8};
+    for (int i = 0; i < 5; i++) {
+        EXPECT_EQ(s.k_of(i, 5), k[i]) << i;
+        EXPECT_EQ(s.v_of(i, 5), k[i] == FormatId::turbo4 ? FormatId::turbo3 : k[i]) << i;
+    }
+    EXPECT_EQ(s.k_of(0, 1), FormatId::f16) << "first wins where both would apply";
+}
+
+TEST(CacheSpec, BitsPerValue) {
+    EXPECT_DOUBLE_EQ(parse("turbo3").bits_per_value(32, 128, 128), 3.125);
+    EXPECT_DOUBLE_EQ(parse("k=turbo4:v=turbo2").bits_per_value(32, 128, 128), 3.125);
+    EXPECT_DOUBLE_EQ(parse("f16").bits_per_value(10, 128, 64), 16.0);
+    EXPECT_DOUBLE_EQ(parse("turbo4:first=f16x1:last=f16x1").bits_per_value(4, 64, 64), (2 * 16 + 2 * 4.25) / 4);
+    EXPECT_DOUBLE_EQ(parse("k=turbo4:v=turbo2").bits_per_value(1, 192, 128), 8.0 * (98 + 34) / 320);
+    EXPECT_DOUBLE_EQ(parse("turbo4").bits_per_value(0, 128, 128), 0.0);
+}
+
+// Any text either parses, and then prints and parses to itself, or is refused with a position inside it.
+TEST(CacheSpec, RandomTexts) {
+    Random                         random(41);
+    const std::vector<std::string> words = {"turbo2", "turbo3", "turbo4", "turbo8", "f16", "turbo3t", "k=", "v=", "first=", "last=", "sink=", "window=",
+                                            "profile=", ":", ":", ":", "x", "x2", "=", "\"", "4", "0", "-", " ", "\xff", ",", std::string(1, '\0')};
+    int accepted = 0;
+    for (int i = 0; i < 200000; i++) {
+        std::string text;
+        for (int n = random.below(9); n >= 0; n--) text += random.below(30) ? words[random.below(static_cast<int>(words.size()))] : std::string(1, static_cast<char>(random.next()));
+        CacheSpec    spec;
+        const Status s = parse_cache_spec(text, spec);
+        if (s.ok()) {
+            accepted++;
+            CacheSpec back;
+            ASSERT_TRUE(parse_cache_spec(spec.to_string(), back).ok()) << text;
+            ASSERT_EQ(back.to_string(), spec.to_string());
+            continue;
+        }
+        const size_t at = s.message().find("position ");
+        ASSERT_NE(at, std::string::npos) << s.message();
+        const int position = std::atoi(s.message().c_str() + at + 9);
+        ASSERT_GE(position, 1) << text << ": " << s.message();
+        ASSERT_LE(position, static_cast<int>(text.size()) + 1) << text << ": " << s.message();
+    }
+    EXPECT_GT(accepted, 100) << "the generator must also reach valid texts";
+}

@@ -1,0 +1,126 @@
+// Write path of every ISA level against the scalar reference, bit for bit; and how a level is chosen.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "codec/oracle.h"
+#include "cpu/kernel_table.h"
+#include "test_data.h"
+
+using namespace tightkv;
+using namespace tightkv::test;
+
+namespace {
+
+const KernelTable* level_named(const std::string& name) {
+    for (const KernelTable* k : available_kernels())
+        if (name == k->name) return k;
+    return nullptr;
+}
+
+bool same_bits(const std::vector<float>& a, const std::vector<float>& b) { return std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0; }
+
+} // namespace
+
+class Isa : public testing::TestWithParam<std::string> {
+protected:
+    void SetUp() override {
+        level_ = level_named(GetParam());
+        if (!level_) GTEST_SKIP() << "skipped: no " << GetParam() << " here";
+    }
+    const KernelTable* level_ = nullptr;
+};
+
+TEST_P(Isa, EncodesAndDecodesBitForBit) {
+    for (const int d : head_dims()) {
+        const Transform&      t = transform_for(d);
+        std::vector<NamedRow> rows = nasty_rows(d);
+        for (NamedRow& r : concentrated_rows(d, [](const std::vector<double>& y) { return oracle::inverse(y); })) rows.push_back(std::move(r));
+        Random random(21);
+        for (int i = 0; i < 100000 / d; i++) rows.push_back({"random", gaussian(random, static_cast<size_t>(d), std::exp2(random.below(40) - 20))});
+        for (int at = 0; at < d; at += 7) { // NaN or Inf in every lane of a vector
+            rows.push_back({"refused", gaussian(random, static_cast<size_t>(d))});
+            rows.back().x[at] = at % 2 ? NAN : -INFINITY;
+        }
+        for (const Format* f : transformed_formats())
+            for (const NamedRow& r : rows) {
+                CodedRow want, got;
+                std::memset(&want, 0, sizeof want), std::memset(&got, 0xff, sizeof got);
+                const RowStatus status = encode_row(*f, d, r.x.data(), want);
+                ASSERT_EQ(level_->encode(*f, t, r.x.data(), got), status) << f->name << ", d " << d << ", " << r.name;
+                ASSERT_EQ(got.scale, want.scale) << f->name << ", d " << d << ", " << r.name;
+                ASSERT_EQ(std::memcmp(got.codes, want.codes, static_cast<size_t>(d)), 0) << f->name << ", d " << d << ", " << r.name;
+                std::vector<float> x(static_cast<size_t>(d)), y(static_cast<size_t>(d));
+                decode_row(*f, d, want, x.data());
+                level_->decode(*f, t, want, y.data());
+                ASSERT_TRUE(same_bits(x, y)) << f->name << ", d " << d << ", " << r.name;
+            }
+    }
+}
+
+TEST_P(Isa, TransformsBitForBit) {
+    for (const int d : head_dims()) {
+        const Transform& t = transform_for(d);
+        Random           random(22);
+        std::vector<NamedRow> rows = nasty_rows(d);
+        for (int i = 0; i < 50; i++) rows.push_back({"random", gaussian(random, static_cast<size_t>(d))});
+        for (const NamedRow& r : rows) {
+            std::vector<float> a = r.x, b = r.x;
+            t.forward(a.data());
+            level_->forward(t, b.data());
+            if (r.name != "largest float") { // overflows to Inf and NaN; payloads of NaN are nobody's promise
+                ASSERT_TRUE(same_bits(a, b)) << "forward, d " << d << ", " << r.name;
+                t.inverse(a.data());
+                level_->inverse(t, b.data());
+                ASSERT_TRUE(same_bits(a, b)) << "inverse, d " << d << ", " << r.name;
+            }
+        }
+    }
+}
+
+// Values exactly at and next to the decision edges: a rounding mode or a comparison that differs shows here and hardly in random data.
+TEST_P(Isa, DecidesEdgesAlike) {
+    const int        d = 64;
+    const Transform& t = transform_for(d);
+    Random           random(23);
+    for (const Format* f : transformed_formats())
+        for (int i = 0; i < 3000; i++) {
+            std::vector<double> y(d);
+            for (double& v : y) v = (random.below(12) - 6) * 0.25; // few distinct values: many ties
+            std::vector<double> x64 = oracle::inverse(y);
+            std::vector<float>  x(x64.begin(), x64.end());
+            CodedRow            want, got;
+            ASSERT_EQ(level_->encode(*f, t, x.data(), got), encode_row(*f, d, x.data(), want));
+            ASSERT_EQ(got.scale, want.scale) << f->name;
+            ASSERT_EQ(std::memcmp(got.codes, want.codes, d), 0) << f->name;
+        }
+}
+
+INSTANTIATE_TEST_SUITE_P(Levels, Isa, testing::Values("avx2", "avx512"), [](const auto& info) { return info.param; });
+
+TEST(IsaChoice, ScalarIsAlwaysThereAndWeakest) {
+    ASSERT_FALSE(available_kernels().empty());
+    EXPECT_STREQ(available_kernels().front()->name, "scalar");
+    for (const KernelTable* k : available_kernels()) {
+        EXPECT_TRUE(k->encode && k->decode && k->forward && k->inverse && k->attend_decode && k->attend_batched) << k->name;
+        EXPECT_EQ(level_named(k->name), k) << "a name twice";
+    }
+}
+
+TEST(IsaChoice, CanBeForcedByName) {
+    const std::string before = kernels().name;
+    for (const KernelTable* k : available_kernels()) {
+        ASSERT_TRUE(set_isa(k->name).ok());
+        EXPECT_EQ(&kernels(), k);
+    }
+    for (const char* none : {"", "avx1024", "AVX2", "scalar "}) {
+        const KernelTable* chosen = &kernels();
+        const Status       s = set_isa(none);
+        EXPECT_EQ(s.code(), StatusCode::kUnsupported) << none;
+        EXPECT_NE(s.message().find(std::string("'") + none + "'"), std::string::npos) << s.message();
+        EXPECT_NE(s.message().find("scalar"), std::string::npos) << "names the levels there are: " << s.message();
+        EXPECT_EQ(&kernels(), chosen) << "a refused name changes nothing";
+    }
+    ASSERT_TRUE(set_isa(before).ok());
+}
