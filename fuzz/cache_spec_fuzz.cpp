@@ -7,14 +7,15 @@
 
 extern const char* const kFuzzWords[];
 extern const size_t      kFuzzWordCount;
-const char* const kFuzzWords[] = {"turbo2", "turbo3", "turbo4", "turbo8", "f16", "turbo3t", "k=", "v=", "first=", "last=", "sink=", "window=", "profile=", ":", ":", "x", "x2", "\""};
-const size_t      kFuzzWordCount = sizeof kFuzzWords / sizeof *kFuzzWords;
+const char* const        kFuzzWords[]   = {"turbo2", "turbo3", "turbo4",  "turbo8",   "f16", "turbo3t", "k=", "v=", "first=",
+                                           "last=",  "sink=",  "window=", "profile=", ":",   ":",       "x",  "x2", "\""};
+const size_t             kFuzzWordCount = sizeof kFuzzWords / sizeof *kFuzzWords;
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     using namespace tightkv;
     const std::string_view text(reinterpret_cast<const char*>(data), size);
     CacheSpec              spec;
-    spec.n_first        = 3;
+    spec.n_first           = 3;
     const CacheSpec before = spec;
     const Status    s      = parse_cache_spec(text, spec);
     if (!s.ok()) {

@@ -31,7 +31,8 @@ uint64_t             number = 0;
 
 void save(int) {
     std::signal(SIGABRT, SIG_DFL);
-    std::fprintf(stderr, "fuzz: input %llu of this seed, %zu bytes, is in fuzz_last_input\n", static_cast<unsigned long long>(number), input.size());
+    std::fprintf(stderr, "fuzz: input %llu of this seed, %zu bytes, is in fuzz_last_input\n", static_cast<unsigned long long>(number),
+                 input.size());
     if (FILE* f = std::fopen("fuzz_last_input", "wb")) {
         std::fwrite(input.data(), 1, input.size(), f);
         std::fclose(f);
@@ -72,9 +73,9 @@ int main(int argc, char** argv) {
         }
         return 0;
     }
-    const double seconds = argc > 1 ? std::atof(argv[1]) : 3;
-    state                = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1;
-    const auto end       = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
+    const double seconds     = argc > 1 ? std::atof(argv[1]) : 3;
+    state                    = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1;
+    const auto           end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
     std::vector<uint8_t> exact;
     while (number < 100 || std::chrono::steady_clock::now() < end) {
         number++;

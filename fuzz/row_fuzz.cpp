@@ -10,8 +10,8 @@
 
 extern const char* const kFuzzWords[];
 extern const size_t      kFuzzWordCount;
-const char* const kFuzzWords[] = {""};
-const size_t      kFuzzWordCount = 0;
+const char* const        kFuzzWords[]   = {""};
+const size_t             kFuzzWordCount = 0;
 
 namespace {
 bool same(const std::vector<float>& a, const std::vector<float>& b) { // payloads of NaN are nobody's promise
@@ -42,7 +42,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         if (!same(x, y)) std::abort();
     }
 
-    for (size_t i = 0; i < sizeof(float) * x.size(); i++) reinterpret_cast<uint8_t*>(x.data())[i] = size ? data[i % size] : 0; // any bits as floats
+    for (size_t i = 0; i < sizeof(float) * x.size(); i++)
+        reinterpret_cast<uint8_t*>(x.data())[i] = size ? data[i % size] : 0; // any bits as floats
     CodedRow        want;
     const RowStatus status = encode_row(f, d, x.data(), want);
     bool            finite = true;
@@ -51,7 +52,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     if ((want.scale & 0x7fff) > 0x7bff || want.scale >> 15) std::abort(); // never NaN, Inf or negative
     for (const KernelTable* k : available_kernels()) {
         CodedRow got;
-        if (k->encode(f, transform_for(d), x.data(), got) != status || got.scale != want.scale || std::memcmp(got.codes, want.codes, static_cast<size_t>(d)) != 0) std::abort();
+        if (k->encode(f, transform_for(d), x.data(), got) != status || got.scale != want.scale ||
+            std::memcmp(got.codes, want.codes, static_cast<size_t>(d)) != 0)
+            std::abort();
     }
     return 0;
 }

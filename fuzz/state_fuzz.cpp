@@ -1,5 +1,5 @@
-// Saved states: any bytes, and a good state with bytes changed whose checksum was put right again, so that the checks behind it are reached.
-// A refused state must leave the cache as it was; an accepted one must save to the same bytes.
+// Saved states: any bytes, and a good state with bytes changed whose checksum was put right again, so that the checks behind it are
+// reached. A refused state must leave the cache as it was; an accepted one must save to the same bytes.
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
@@ -11,8 +11,8 @@
 
 extern const char* const kFuzzWords[];
 extern const size_t      kFuzzWordCount;
-const char* const kFuzzWords[] = {"tkvstate", "k=turbo4:v=f16", "turbo4"};
-const size_t      kFuzzWordCount = sizeof kFuzzWords / sizeof *kFuzzWords;
+const char* const        kFuzzWords[]   = {"tkvstate", "k=turbo4:v=f16", "turbo4"};
+const size_t             kFuzzWordCount = sizeof kFuzzWords / sizeof *kFuzzWords;
 
 namespace {
 
@@ -40,10 +40,10 @@ std::vector<uint8_t> saved(const KvCache& c, int64_t n) {
 }
 
 void load(const std::vector<uint8_t>& bytes) {
-    static const std::unique_ptr<KvCache>  cache = make();
-    static std::vector<uint8_t>            before = saved(*cache, kCells);
-    int64_t                                n = -1;
-    const std::unique_ptr<uint8_t[]>       exact(new uint8_t[bytes.size()]); // one byte too far is a heap overflow
+    static const std::unique_ptr<KvCache> cache  = make();
+    static std::vector<uint8_t>           before = saved(*cache, kCells);
+    int64_t                               n      = -1;
+    const std::unique_ptr<uint8_t[]>      exact(new uint8_t[bytes.size()]); // one byte too far is a heap overflow
     if (!bytes.empty()) std::memcpy(exact.get(), bytes.data(), bytes.size());
     if (!cache->load_state(0, exact.get(), bytes.size(), n).ok()) {
         if (n != -1 || saved(*cache, kCells) != before) std::abort();
@@ -58,7 +58,7 @@ void load(const std::vector<uint8_t>& bytes) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     load({data, data + size});
     if (size < 1) return 0;
-    static const std::unique_ptr<KvCache> good = make();
+    static const std::unique_ptr<KvCache> good  = make();
     std::vector<uint8_t>                  bytes = saved(*good, data[0] % (kCells + 1));
     for (size_t i = 1; i + 3 <= size && i < 30; i += 3) { // position, value; every other one in the header
         const size_t at = (data[i] | data[i + 1] << 8) % (i % 2 ? 64 : bytes.size());

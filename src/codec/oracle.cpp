@@ -97,7 +97,7 @@ Coded encode_once(const Format& f, std::span<const double> x) {
             c.position[i] = y[i] / top * 127;
             c.codes[i]    = static_cast<uint8_t>(static_cast<int8_t>(std::nearbyint(c.position[i])));
         } else {
-            c.position[i] = y[i] / c.norm * std::sqrt(static_cast<double>(d)) * kThresholdSteps;
+            c.position[i]        = y[i] / c.norm * std::sqrt(static_cast<double>(d)) * kThresholdSteps;
             const Codebook& book = codebook(f.bits);
             for (int k = 0; k + 1 < book.n; k++) c.codes[i] += std::nearbyint(c.position[i]) > book.threshold[k];
         }
@@ -108,8 +108,8 @@ Coded encode_once(const Format& f, std::span<const double> x) {
 
 double edge_distance(const Format& f, double position) {
     if (f.kind == FormatKind::Uniform) return std::fabs(position - std::floor(position) - 0.5);
-    double nearest = std::numeric_limits<double>::infinity();
-    const Codebook& book = codebook(f.bits);
+    double          nearest = std::numeric_limits<double>::infinity();
+    const Codebook& book    = codebook(f.bits);
     // positions are rounded to integers before they are compared with the integer threshold
     for (int k = 0; k + 1 < book.n; k++) nearest = std::min(nearest, std::fabs(position - (book.threshold[k] + 0.5)));
     return nearest;

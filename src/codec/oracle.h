@@ -9,7 +9,7 @@
 
 namespace tightkv::oracle {
 
-std::vector<int> blocks(int head_dim);      // power-of-two blocks, largest first
+std::vector<int> blocks(int head_dim);       // power-of-two blocks, largest first
 double           sign(int index, int which); // +-1; which: 0 = S1, 1 = S2
 double           unit(const Format& f);      // value of int8 level 1 at scale 1
 int              level(const Format& f, uint8_t code);
@@ -22,9 +22,9 @@ std::vector<double> forward_by_definition(std::span<const double> x);
 
 // One pass of the encoder (without the search for the fixed point). Codes are decided where `position` crosses `edge`s.
 struct Coded {
-    std::vector<double>  position; // [d] turbo2/3/4: 2048ths of a standard deviation; turbo8: 127ths of the largest magnitude
-    std::vector<uint8_t> codes;    // [d]
-    double               norm = 0; // |y|
+    std::vector<double>  position;  // [d] turbo2/3/4: 2048ths of a standard deviation; turbo8: 127ths of the largest magnitude
+    std::vector<uint8_t> codes;     // [d]
+    double               norm  = 0; // |y|
     double               scale = 0; // |y| / (unit * |level(codes)|), not rounded to fp16
 };
 Coded encode_once(const Format& f, std::span<const double> x);

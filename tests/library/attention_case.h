@@ -34,33 +34,35 @@
 namespace tightkv::test {
 
 struct AttentionCase {
-    const char* k = "turbo4";
-    const char* v = "turbo3";
+    const char* k  = "turbo4";
+    const char* v  = "turbo3";
     int         dk = 64, dv = 64, n_kv_heads = 2, group = 1, n_tokens = 1, n_streams = 1;
-    int         n_kv = 65;
-    MaskType    mask = MaskType::kNone;
+    int         n_kv     = 65;
+    MaskType    mask     = MaskType::kNone;
     float       max_bias = 0, softcap = 0;
-    bool        sinks = false;
-    int         threads = 1;
-    bool        offsets = false; // streams, heads and cells do not start at 0
+    bool        sinks       = false;
+    int         threads     = 1;
+    bool        offsets     = false; // streams, heads and cells do not start at 0
     double      q_deviation = 1;
 
     std::string name() const {
         std::ostringstream s;
-        s << "k " << k << " v " << v << ", d " << dk << "/" << dv << ", " << n_kv_heads << " KV heads x " << group << ", " << n_tokens << " tokens, " << n_streams
-          << " streams, n_kv " << n_kv << ", mask " << int(mask) << ", max_bias " << max_bias << ", softcap " << softcap << ", sinks " << sinks << ", threads " << threads
-          << ", offsets " << offsets;
+        s << "k " << k << " v " << v << ", d " << dk << "/" << dv << ", " << n_kv_heads << " KV heads x " << group << ", " << n_tokens
+          << " tokens, " << n_streams << " streams, n_kv " << n_kv << ", mask " << int(mask) << ", max_bias " << max_bias << ", softcap "
+          << softcap << ", sinks " << sinks << ", threads " << threads << ", offsets " << offsets;
         return s.str();
     }
-    int    n_heads() const { return n_kv_heads * group; }
-    bool   integer_path() const { return n_tokens * group <= kMaxDecodeRows || n_tokens == 1; } // AttentionJob: few rows stay on the packed codes
+    int  n_heads() const { return n_kv_heads * group; }
+    bool integer_path() const {
+        return n_tokens * group <= kMaxDecodeRows || n_tokens == 1;
+    } // AttentionJob: few rows stay on the packed codes
     double scale() const { return 1.0 / std::sqrt(dk); }
 };
 
 class AttentionData {
 public:
     explicit AttentionData(const AttentionCase& c, uint64_t seed = 71) : c_(c), random_(seed) {
-        const int     more = c.offsets ? 1 : 0;
+        const int     more  = c.offsets ? 1 : 0;
         const int64_t cells = c.n_kv + 128 * more + 5;
         make(*find_format(c.k), Operand::K, {c.n_streams + more, c.n_kv_heads + more, c.dk, cells}, k_);
         make(*find_format(c.v), Operand::V, {c.n_streams + more, c.n_kv_heads + more, c.dv, cells}, v_);
@@ -73,7 +75,9 @@ public:
                 for (int j = 0; j < c.n_kv; j++) {
                     const bool causal = j <= c.n_kv - c.n_tokens + t, hole = random_.below(8) == 0, dead_row = c.n_tokens > 2 && t == 1;
                     if (!causal || hole || dead_row) continue;
-                    mask32_[mask_at(s, t) + j] = c.max_bias > 0 ? static_cast<float>(std::max(-2000, j - (c.n_kv - c.n_tokens + t))) : random_.below(4) ? 0.0f : -0.5f * random_.below(8);
+                    mask32_[mask_at(s, t) + j] = c.max_bias > 0     ? static_cast<float>(std::max(-2000, j - (c.n_kv - c.n_tokens + t)))
+                                                 : random_.below(4) ? 0.0f
+                                                                    : -0.5f * random_.below(8);
                 }
         for (const float m : mask32_) mask16_.push_back(float_to_half(m)); // small multiples of 1/2: exact
     }
@@ -97,14 +101,14 @@ public:
         a.k = k_.get(), a.v = v_.get();
         if (c_.offsets) a.k_stream0 = a.v_stream0 = a.k_head0 = a.v_head0 = 1, a.k_cell0 = 64, a.v_cell0 = 128;
         a.n_streams = c_.n_streams, a.n_kv_heads = c_.n_kv_heads, a.n_heads = c_.n_heads(), a.n_tokens = c_.n_tokens, a.n_kv = c_.n_kv;
-        a.q         = q_.data();
-        a.q_strides = {sizeof(float) * q_at(0, 1, 0), sizeof(float) * q_at(0, 0, 1), sizeof(float) * q_at(1, 0, 0)};
+        a.q              = q_.data();
+        a.q_strides      = {sizeof(float) * q_at(0, 1, 0), sizeof(float) * q_at(0, 0, 1), sizeof(float) * q_at(1, 0, 0)};
         const size_t row = sizeof(float) * (c_.dv + kMargin);
-        a.out         = out.data();
-        a.out_strides = {row * c_.n_heads(), row, row * c_.n_heads() * c_.n_tokens};
-        a.scale       = static_cast<float>(c_.scale()) * scale_factor;
+        a.out            = out.data();
+        a.out_strides    = {row * c_.n_heads(), row, row * c_.n_heads() * c_.n_tokens};
+        a.scale          = static_cast<float>(c_.scale()) * scale_factor;
         a.softcap = c_.softcap, a.max_bias = c_.max_bias;
-        a.mask_type = c_.mask;
+        a.mask_type       = c_.mask;
         const size_t cell = c_.mask == MaskType::kF16 ? 2 : 4;
         if (c_.mask == MaskType::kF16) a.mask = mask16_.data() + mask_shift;
         if (c_.mask == MaskType::kF32) a.mask = mask32_.data() + mask_shift;
@@ -137,14 +141,16 @@ private:
     struct Reference {
         std::vector<double> out, bound_f32; // [dv]; Σ p|v| too
         struct Integer {
-            std::vector<double> bound; // [dv], worst case on top of bound_f32
+            std::vector<double> bound;        // [dv], worst case on top of bound_f32
             double              expected = 0; // Σ_x of the squared error
         };
-        double freedom = 1; // effective number of independent errors
-        std::array<Integer, 2> integer; // 0: avx2, 1: avx512
+        double                 freedom = 1; // effective number of independent errors
+        std::array<Integer, 2> integer;     // 0: avx2, 1: avx512
     };
 
-    size_t q_at(int s, int t, int h) const { return (size_t(s) * c_.n_heads() + h) * (size_t(c_.n_tokens) * (c_.dk + 5)) + size_t(t) * (c_.dk + 5); }
+    size_t q_at(int s, int t, int h) const {
+        return (size_t(s) * c_.n_heads() + h) * (size_t(c_.n_tokens) * (c_.dk + 5)) + size_t(t) * (c_.dk + 5);
+    }
     double slope(int h) const { // ALiBi as ggml has it
         if (c_.max_bias <= 0) return 1;
         int n = 1;
@@ -157,7 +163,8 @@ private:
             for (int h = 0; h < shape.n_kv_heads; h++)
                 for (int64_t c = 0; c < shape.n_cells; c++) {
                     const double deviation = op == Operand::V ? std::exp2(random_.below(3) - 1) : 1; // row scales must matter
-                    if (store->write(s, h, c, gaussian(random_, shape.head_dim, deviation).data()) != RowStatus::kOk) throw std::runtime_error("write");
+                    if (store->write(s, h, c, gaussian(random_, shape.head_dim, deviation).data()) != RowStatus::kOk)
+                        throw std::runtime_error("write");
                 }
     }
     // Rows of one head: decoded (out of the transform), transformed, and fp16 scale.
@@ -166,9 +173,9 @@ private:
         std::vector<float>  plain; // TileStore::read
     };
     Rows rows_of(const TileStore& store, bool v, int s, int h) const {
-        const int    d = store.shape().head_dim;
-        const auto&  f = store.format();
-        Rows         r;
+        const int            d = store.shape().head_dim;
+        const auto&          f = store.format();
+        Rows                 r;
         std::vector<uint8_t> bytes(f.row_bytes(d));
         std::vector<float>   x(static_cast<size_t>(d));
         for (int j = 0; j < c_.n_kv; j++) {
@@ -189,7 +196,7 @@ private:
         return r;
     }
     std::vector<double> plain_f32(const float* q, const Rows& k, const Rows& v, const std::vector<float>& bias, const float* sink) const;
-    void                integer_bounds(const std::vector<double>& q, const Rows& k, const Rows& v, const oracle::Attended& want, Reference& ref) const;
+    void integer_bounds(const std::vector<double>& q, const Rows& k, const Rows& v, const oracle::Attended& want, Reference& ref) const;
 
     AttentionCase              c_;
     Random                     random_;
@@ -201,7 +208,8 @@ private:
 };
 
 // f32 as one would write it down: scores, maximum, weights, sum.
-inline std::vector<double> AttentionData::plain_f32(const float* q, const Rows& k, const Rows& v, const std::vector<float>& bias, const float* sink) const {
+inline std::vector<double> AttentionData::plain_f32(const float* q, const Rows& k, const Rows& v, const std::vector<float>& bias,
+                                                    const float* sink) const {
     const int          n = c_.n_kv, dk = c_.dk, dv = c_.dv;
     std::vector<float> s(static_cast<size_t>(n)), o(static_cast<size_t>(dv), 0.0f);
     float              top = sink ? *sink : -INFINITY, sum = 0;
@@ -225,9 +233,10 @@ inline std::vector<double> AttentionData::plain_f32(const float* q, const Rows& 
     return out;
 }
 
-inline void AttentionData::integer_bounds(const std::vector<double>& q, const Rows& k, const Rows& v, const oracle::Attended& want, Reference& ref) const {
-    const int  n = c_.n_kv, dk = c_.dk, dv = c_.dv;
-    const bool k_int = k_->format().kind == FormatKind::Levels, v_int = v_->format().kind == FormatKind::Levels;
+inline void AttentionData::integer_bounds(const std::vector<double>& q, const Rows& k, const Rows& v, const oracle::Attended& want,
+                                          Reference& ref) const {
+    const int           n = c_.n_kv, dk = c_.dk, dv = c_.dv;
+    const bool          k_int = k_->format().kind == FormatKind::Levels, v_int = v_->format().kind == FormatKind::Levels;
     std::vector<double> mass(static_cast<size_t>(dv), 0.0), spread(static_cast<size_t>(n), 0.0); // Σ p|v|; |v_j - o|²
     for (int j = 0; j < n; j++)
         for (int x = 0; x < dv; x++) {
@@ -236,10 +245,10 @@ inline void AttentionData::integer_bounds(const std::vector<double>& q, const Ro
             spread[j] += (value - want.out[x]) * (value - want.out[x]);
         }
     for (int isa = 0; isa < 2; isa++) {
-        Reference::Integer& r = ref.integer[isa];
+        Reference::Integer& r     = ref.integer[isa];
         double              delta = 0;
         if (k_int) {
-            const std::vector<double> y = oracle::forward(q);
+            const std::vector<double> y   = oracle::forward(q);
             double                    top = 0, b = 0;
             for (const double x : y) top = std::max(top, std::fabs(x));
             for (int g = 0; g < dk; g += 16)
@@ -274,7 +283,8 @@ inline void AttentionData::integer_bounds(const std::vector<double>& q, const Ro
             double step = 0;
             for (int t = 0; t < kTileTokens; t += 8) {
                 for (int i = 0; i < 8 && isa == 1; i++) step = std::max(step, w[t + i] / 255);
-                for (int h = 0; h < 4 && isa == 0; h += 2) step = std::max(step, (w[t + h] + w[t + h + 1] + w[t + h + 4] + w[t + h + 5]) / 255.4);
+                for (int h = 0; h < 4 && isa == 0; h += 2)
+                    step = std::max(step, (w[t + h] + w[t + h + 1] + w[t + h + 4] + w[t + h + 5]) / 255.4);
             }
             for (int t = 0; t < kTileTokens && tile + t < n; t++) {
                 if (w[t] == 0) continue;
@@ -312,11 +322,12 @@ inline void AttentionData::make_reference() {
                     const std::vector<double> q(query(s, t, h), query(s, t, h) + c_.dk);
                     std::vector<double>       bias(static_cast<size_t>(c_.n_kv), 0.0);
                     if (c_.mask != MaskType::kNone)
-                        for (int j = 0; j < c_.n_kv; j++) bias[j] = std::isinf(mask32_[mask_at(s, t) + j]) ? -INFINITY : slope(h) * mask32_[mask_at(s, t) + j];
+                        for (int j = 0; j < c_.n_kv; j++)
+                            bias[j] = std::isinf(mask32_[mask_at(s, t) + j]) ? -INFINITY : slope(h) * mask32_[mask_at(s, t) + j];
                     const float* const     sink = c_.sinks ? &sinks_[h] : nullptr;
                     const oracle::Attended want = oracle::attend(q, k.decoded, v.decoded, bias, c_.scale(), c_.softcap, sink);
-                    Reference&             ref = reference_[(size_t(s) * c_.n_tokens + t) * c_.n_heads() + h];
-                    ref.out = want.out;
+                    Reference&             ref  = reference_[(size_t(s) * c_.n_tokens + t) * c_.n_heads() + h];
+                    ref.out                     = want.out;
                     integer_bounds(q, k, v, want, ref);
                     const std::vector<double> plain = plain_f32(query(s, t, h), k, v, {bias.begin(), bias.end()}, sink);
                     for (int x = 0; x < c_.dv; x++) plain_error_ = std::max(plain_error_, std::fabs(plain[x] - want.out[x]));
@@ -325,7 +336,7 @@ inline void AttentionData::make_reference() {
 }
 
 inline std::string AttentionData::complaint(const std::vector<float>& out, const std::string& isa) const {
-    const int  which = isa == "avx2" ? 0 : isa == "avx512" ? 1 : -1;
+    const int  which   = isa == "avx2" ? 0 : isa == "avx512" ? 1 : -1;
     const bool integer = which >= 0 && c_.integer_path();
     double     squares = 0, expected = 0, slack = 0, variance = 0;
     for (int s = 0; s < c_.n_streams; s++)
@@ -338,8 +349,8 @@ inline std::string AttentionData::complaint(const std::vector<float>& out, const
                     const double bound = f32 + (integer ? ref.integer[which].bound[x] : 0.0);
                     if (!(std::fabs(error) <= bound)) {
                         std::ostringstream m;
-                        m << isa << ": stream " << s << ", token " << t << ", head " << h << ", dim " << x << ": " << got[x] << ", oracle " << ref.out[x] << ", off by " << error
-                          << ", allowed " << bound << " (" << c_.name() << ")";
+                        m << isa << ": stream " << s << ", token " << t << ", head " << h << ", dim " << x << ": " << got[x] << ", oracle "
+                          << ref.out[x] << ", off by " << error << ", allowed " << bound << " (" << c_.name() << ")";
                         return m.str();
                     }
                     squares += error * error, slack += f32 * f32;

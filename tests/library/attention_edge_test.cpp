@@ -64,8 +64,13 @@ TEST(AttentionEdge, NanStaysInItsRow) {
                         for (int t = 0; t < n_tokens; t++)
                             for (int h = 0; h < 2; h++)
                                 for (int x = 0; x < c.dv; x++) {
-                                    if (t == 2 && h == 1) ASSERT_TRUE(std::isnan(data.row(after, 0, t, h)[x])) << k << ", " << n_tokens << " tokens, " << threads << " threads, " << bad << ": " << data.row(after, 0, t, h)[x];
-                                    else ASSERT_EQ(data.row(after, 0, t, h)[x], data.row(before, 0, t, h)[x]) << k << ", token " << t << ", head " << h;
+                                    if (t == 2 && h == 1)
+                                        ASSERT_TRUE(std::isnan(data.row(after, 0, t, h)[x]))
+                                            << k << ", " << n_tokens << " tokens, " << threads << " threads, " << bad << ": "
+                                            << data.row(after, 0, t, h)[x];
+                                    else
+                                        ASSERT_EQ(data.row(after, 0, t, h)[x], data.row(before, 0, t, h)[x])
+                                            << k << ", token " << t << ", head " << h;
                                 }
                     }
     });
@@ -96,7 +101,8 @@ TEST(AttentionEdge, OneHotKeysReturnTheValueRow) {
                         double norm = 0;
                         for (const float x : want) norm += double(x) * x;
                         // weight 1 quantises exactly; f32 transform and, on AVX2, 255/255.4 of the step
-                        for (int x = 0; x < 64; x++) ASSERT_NEAR(data.row(out, 0, t, 0)[x], want[x], 0.002 * std::sqrt(norm)) << k << "/" << v << ", token " << t;
+                        for (int x = 0; x < 64; x++)
+                            ASSERT_NEAR(data.row(out, 0, t, 0)[x], want[x], 0.002 * std::sqrt(norm)) << k << "/" << v << ", token " << t;
                     }
                 }
     });
@@ -118,7 +124,8 @@ TEST(AttentionEdge, StaleF16CellsDoNotMatter) {
                         const std::vector<float> before = data.run(), junk(64, bad);
                         (void)data.k().write(0, 0, cell, junk.data());
                         (void)data.v().write(0, 0, cell, junk.data());
-                        if (!std::isfinite(bad) && (k == std::string("turbo3") || v == std::string("turbo3"))) { // refused: zero rows, and still masked
+                        if (!std::isfinite(bad) &&
+                            (k == std::string("turbo3") || v == std::string("turbo3"))) { // refused: zero rows, and still masked
                             std::vector<float> zero(64);
                             (k == std::string("turbo3") ? data.k() : data.v()).read(0, 0, cell, zero.data());
                             ASSERT_EQ(zero, std::vector<float>(64, 0.0f));

@@ -32,7 +32,8 @@ TEST(Attention, EveryPairOfFormats) { // few rows stay on the packed codes, 14 r
 
 TEST(Attention, HeadDims) {
     const int         dims[][2] = {{32, 32}, {96, 96}, {128, 128}, {192, 128}, {64, 160}, {256, 256}, {576, 512}, {320, 96}, {1024, 1024}};
-    const char* const formats[][2] = {{"turbo4", "turbo3"}, {"turbo2", "turbo4"}, {"turbo3", "turbo2"}, {"turbo8", "f16"}, {"f16", "turbo8"}};
+    const char* const formats[][2] = {
+        {"turbo4", "turbo3"}, {"turbo2", "turbo4"}, {"turbo3", "turbo2"}, {"turbo8", "f16"}, {"f16", "turbo8"}};
     for (const auto& d : dims)
         for (const auto& f : formats)
             for (const int n_tokens : {1, 10}) {
@@ -46,13 +47,15 @@ TEST(Attention, GroupsAndRows) {
     for (const int group : {1, 2, 3, 4, 8, 16})
         for (const int n_tokens : {1, 2, 3, 7, 8, 9}) {
             AttentionCase c;
-            c.k = "turbo3", c.v = "turbo4", c.dk = 32, c.dv = 32, c.group = group, c.n_tokens = n_tokens, c.n_kv = 90, c.mask = MaskType::kF16;
+            c.k = "turbo3", c.v = "turbo4", c.dk = 32, c.dv = 32, c.group = group, c.n_tokens = n_tokens, c.n_kv = 90,
+            c.mask = MaskType::kF16;
             expect_within_bounds(c);
         }
     for (const int n_tokens : {64, 130}) { // several blocks of rows, a ragged last one
         for (const int group : {1, 3}) {
             AttentionCase c;
-            c.dk = 32, c.dv = 32, c.n_kv_heads = 1, c.group = group, c.n_tokens = n_tokens, c.n_kv = 200, c.mask = MaskType::kF32, c.threads = 2;
+            c.dk = 32, c.dv = 32, c.n_kv_heads = 1, c.group = group, c.n_tokens = n_tokens, c.n_kv = 200, c.mask = MaskType::kF32,
+            c.threads = 2;
             expect_within_bounds(c);
         }
     }
@@ -80,7 +83,8 @@ TEST(Attention, MasksBiasCapAndSinks) { // six heads: no power of two, so ALiBi 
                 for (const bool sinks : {false, true})
                     for (const int n_tokens : {1, 6}) {
                         AttentionCase c;
-                        c.group = 3, c.n_tokens = n_tokens, c.n_kv = 150, c.mask = mask, c.max_bias = max_bias, c.softcap = softcap, c.sinks = sinks, c.q_deviation = 2;
+                        c.group = 3, c.n_tokens = n_tokens, c.n_kv = 150, c.mask = mask, c.max_bias = max_bias, c.softcap = softcap,
+                        c.sinks = sinks, c.q_deviation = 2;
                         expect_within_bounds(c);
                     }
 }
@@ -90,7 +94,8 @@ TEST(Attention, StreamsThreadsAndOffsets) {
         for (const int threads : {1, 2, 5})
             for (const int n_tokens : {1, 10}) {
                 AttentionCase c;
-                c.dk = c.dv = 32, c.n_streams = n_streams, c.threads = threads, c.n_tokens = n_tokens, c.n_kv = 1100, c.offsets = true, c.mask = MaskType::kF32, c.sinks = true;
+                c.dk = c.dv = 32, c.n_streams = n_streams, c.threads = threads, c.n_tokens = n_tokens, c.n_kv = 1100, c.offsets = true,
+                c.mask = MaskType::kF32, c.sinks = true;
                 expect_within_bounds(c);
             }
 }
@@ -109,7 +114,10 @@ TEST(Attention, RelativeError) {
             for (const std::string& isa : isa_names()) {
                 ASSERT_TRUE(set_isa(isa).ok());
                 const double error = data.relative_rms(data.run());
-                EXPECT_LT(error, isa == "scalar" ? 1e-5 : isa == "avx512" ? 0.02 : 0.035) << k << ", " << isa << ", query deviation " << deviation;
+                EXPECT_LT(error, isa == "scalar"   ? 1e-5
+                                 : isa == "avx512" ? 0.02
+                                                   : 0.035)
+                    << k << ", " << isa << ", query deviation " << deviation;
             }
         }
 }

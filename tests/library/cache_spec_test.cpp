@@ -41,8 +41,11 @@ TEST(CacheSpec, PrintsCanonically) {
     struct Case {
         const char *text, *canonical;
     };
-    for (const Case& c : {Case{"turbo3", "turbo3"}, {"k=turbo3:v=turbo3", "turbo3"}, {"v=turbo3:k=turbo4", "k=turbo4:v=turbo3"},
-                          {"turbo4:last=turbo8x1:first=f16x02", "turbo4:first=f16x2:last=turbo8x1"}, {"turbo2:first=f16x0", "turbo2"},
+    for (const Case& c : {Case{"turbo3", "turbo3"},
+                          {"k=turbo3:v=turbo3", "turbo3"},
+                          {"v=turbo3:k=turbo4", "k=turbo4:v=turbo3"},
+                          {"turbo4:last=turbo8x1:first=f16x02", "turbo4:first=f16x2:last=turbo8x1"},
+                          {"turbo2:first=f16x0", "turbo2"},
                           {"k=f16:v=turbo2", "k=f16:v=turbo2"}})
         EXPECT_EQ(parse(c.text).to_string(), c.canonical) << c.text;
 }
@@ -125,16 +128,17 @@ TEST(CacheSpec, ComplaintsNamePositionAndAcceptedWords) {
         CacheSpec spec;
         spec.k = FormatId::turbo2, spec.n_last = 17;
         const CacheSpec before = spec;
-        const Status    s = parse_cache_spec(c.text, spec);
+        const Status    s      = parse_cache_spec(c.text, spec);
         EXPECT_EQ(s.code(), c.code) << c.text << ": " << s.message();
-        EXPECT_NE(s.message().find("position " + std::to_string(c.position) + ":"), std::string::npos) << "'" << c.text << "': " << s.message();
+        EXPECT_NE(s.message().find("position " + std::to_string(c.position) + ":"), std::string::npos)
+            << "'" << c.text << "': " << s.message();
         EXPECT_NE(s.message().find(c.says), std::string::npos) << "'" << c.text << "': " << s.message();
         EXPECT_EQ(spec, before) << c.text << ": a refused text changes nothing";
     }
 }
 
 TEST(CacheSpec, BoundaryLayers) {
-    const CacheSpec s = parse("k=turbo4:v=turbo3:first=f16x2:last=turbo8x1");
+    const CacheSpec s   = parse("k=turbo4:v=turbo3:first=f16x2:last=turbo8x1");
     const FormatId  k[] = {FormatId::f16, FormatId::f16, FormatId::turbo4, FormatId::turbo4, FormatId::turbo8};
     for (int i = 0; i < 5; i++) {
         EXPECT_EQ(s.k_of(i, 5), k[i]) << i;
@@ -155,12 +159,16 @@ TEST(CacheSpec, BitsPerValue) {
 // Any text either parses, and then prints and parses to itself, or is refused with a position inside it.
 TEST(CacheSpec, RandomTexts) {
     Random                         random(41);
-    const std::vector<std::string> words = {"turbo2", "turbo3", "turbo4", "turbo8", "f16", "turbo3t", "k=", "v=", "first=", "last=", "sink=", "window=",
-                                            "profile=", ":", ":", ":", "x", "x2", "=", "\"", "4", "0", "-", " ", "\xff", ",", std::string(1, '\0')};
+    const std::vector<std::string> words = {
+        "turbo2", "turbo3", "turbo4",  "turbo8",   "f16", "turbo3t", "k=",   "v=", "first=",
+        "last=",  "sink=",  "window=", "profile=", ":",   ":",       ":",    "x",  "x2",
+        "=",      "\"",     "4",       "0",        "-",   " ",       "\xff", ",",  std::string(1, '\0')};
     int accepted = 0;
     for (int i = 0; i < 200000; i++) {
         std::string text;
-        for (int n = random.below(9); n >= 0; n--) text += random.below(30) ? words[random.below(static_cast<int>(words.size()))] : std::string(1, static_cast<char>(random.next()));
+        for (int n = random.below(9); n >= 0; n--)
+            text +=
+                random.below(30) ? words[random.below(static_cast<int>(words.size()))] : std::string(1, static_cast<char>(random.next()));
         CacheSpec    spec;
         const Status s = parse_cache_spec(text, spec);
         if (s.ok()) {

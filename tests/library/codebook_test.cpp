@@ -31,7 +31,7 @@ std::vector<double> lloyd_max(int n) {
             const double b    = last ? INFINITY : (level[i] + level[i + 1]) / 2;
             const double mass = last ? below(-a) : below(b) - below(a);
             const double mean = (density(a) - (last ? 0 : density(b))) / mass;
-            moved = std::max(moved, std::fabs(mean - level[i]));
+            moved             = std::max(moved, std::fabs(mean - level[i]));
             level[i] = mean, a = b;
         }
         if (moved < 1e-13) break;
@@ -70,7 +70,7 @@ double coordinate_db(std::span<const double> half, int n) {
     Random random(11);
     double signal = 0, noise = 0;
     for (int i = 0; i < n; i++) {
-        const double x = random.normal();
+        const double x    = random.normal();
         double       best = INFINITY;
         for (const double l : half) best = std::min(best, std::fabs(std::fabs(x) - l));
         signal += x * x, noise += best * best;
@@ -80,8 +80,8 @@ double coordinate_db(std::span<const double> half, int n) {
 
 // Distortion of whole rows through encode and decode.
 double row_db(const Format& f, int d, int values) {
-    Random random(12);
-    double signal = 0, noise = 0;
+    Random             random(12);
+    double             signal = 0, noise = 0;
     std::vector<float> back(static_cast<size_t>(d));
     for (int r = 0; r < values / d; r++) {
         const std::vector<float> x = gaussian(random, static_cast<size_t>(d));
@@ -105,9 +105,9 @@ TEST(Codebook, LevelsAreLloydMax) {
 
 TEST(Codebook, LevelsOfRecordAreInt8) {
     for (const auto [bits, db] : kExpected) {
-        const Codebook&           c = codebook(bits);
+        const Codebook&           c    = codebook(bits);
         const std::vector<double> half = lloyd_max(1 << (bits - 1));
-        const int                 h = static_cast<int>(half.size());
+        const int                 h    = static_cast<int>(half.size());
         ASSERT_EQ(c.n, 1 << bits);
         EXPECT_NEAR(c.unit * 127, half.back(), 1e-6);
         for (int i = 0; i < h; i++) {
@@ -130,9 +130,9 @@ TEST(Codebook, LevelsOfRecordAreInt8) {
 // to the upper level, so per threshold at most one of the 65536 values (the tie region of one step) can differ.
 TEST(Codebook, FixedPointDecidesLikeNearest) {
     for (const auto [bits, db] : kExpected) {
-        const Codebook&         c = codebook(bits);
-        std::span<const double> half = table(bits);
-        const int               h = static_cast<int>(half.size());
+        const Codebook&         c      = codebook(bits);
+        std::span<const double> half   = table(bits);
+        const int               h      = static_cast<int>(half.size());
         int                     differ = 0;
         for (int v = -32768; v <= 32767; v++) {
             int code = 0, nearest = 0;
@@ -153,7 +153,8 @@ TEST(Distortion, CoordinateWise) {
     for (const auto [bits, db] : kExpected) EXPECT_NEAR(coordinate_db(table(bits), 1000000), db, 0.05) << bits << " bit, dB";
 }
 
-// The levels of record instead of the real ones: noise 43 dB down on top, which shifts 20.22 dB by 10 log10(1 + 10^-2.28) = 0.023 dB at most.
+// The levels of record instead of the real ones: noise 43 dB down on top, which shifts 20.22 dB by 10 log10(1 + 10^-2.28) = 0.023 dB at
+// most.
 TEST(Distortion, Int8LevelsCostNothing) {
     for (const auto [bits, db] : kExpected) {
         const Codebook&     c = codebook(bits);

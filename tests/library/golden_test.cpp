@@ -64,18 +64,24 @@ TEST(Golden, OldBytesReadBack) {
         unpack_row(f, g.head_dim, bytes.data(), row);
         std::vector<float> x(static_cast<size_t>(g.head_dim));
         decode_row(f, g.head_dim, row, x.data());
-        const std::vector<float> want = golden_input(g.head_dim);
+        const std::vector<float> want   = golden_input(g.head_dim);
         double                   signal = 0, noise = 0;
-        for (int i = 0; i < g.head_dim; i++) signal += double(want[i]) * want[i], noise += (double(want[i]) - x[i]) * (double(want[i]) - x[i]);
-        EXPECT_GT(10 * std::log10(signal / noise), f.bits == 2 ? 8 : f.bits == 3 ? 13.5 : f.bits == 4 ? 19 : 40) << g.format << ", d " << g.head_dim;
+        for (int i = 0; i < g.head_dim; i++)
+            signal += double(want[i]) * want[i], noise += (double(want[i]) - x[i]) * (double(want[i]) - x[i]);
+        EXPECT_GT(10 * std::log10(signal / noise), f.bits == 2   ? 8
+                                                   : f.bits == 3 ? 13.5
+                                                   : f.bits == 4 ? 19
+                                                                 : 40)
+            << g.format << ", d " << g.head_dim;
     }
 }
 
 int main(int argc, char** argv) {
     if (argc == 2 && std::strcmp(argv[1], "--print") == 0) {
-        std::printf("// Written by golden_test --print. Format version 1.\n#pragma once\n\n"
-                    "struct GoldenRow {\n    const char* format;\n    int         head_dim;\n    const char* hex; // canonical bytes\n};\n\n"
-                    "inline constexpr GoldenRow kGoldenRows[] = {\n");
+        std::printf(
+            "// Written by golden_test --print. Format version 1.\n#pragma once\n\n"
+            "struct GoldenRow {\n    const char* format;\n    int         head_dim;\n    const char* hex; // canonical bytes\n};\n\n"
+            "inline constexpr GoldenRow kGoldenRows[] = {\n");
         for (const int d : {64, 96, 128, 576})
             for (const Format* f : transformed_formats()) {
                 const std::string s = hex(canonical(*f, d));

@@ -20,7 +20,7 @@ double half_value(uint16_t h) { // by definition; finite
 // Round to nearest even through the neighbours' values, all exact in double.
 uint16_t reference(float f) {
     const uint16_t sign = std::signbit(f) ? 0x8000 : 0;
-    const double   x = std::fabs(static_cast<double>(f));
+    const double   x    = std::fabs(static_cast<double>(f));
     if (x >= 65520) return sign | 0x7c00;
     uint16_t lo = 0, hi = 0x7bff; // largest half <= x by bisection: halves order like their bits
     while (lo < hi) {

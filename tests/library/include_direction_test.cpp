@@ -61,14 +61,15 @@ std::string complaint(const Include& i) {
     const auto        starts = [&](const char* s) { return i.target.rfind(s, 0) == 0; };
     if (starts("ggml") && !(top == "src" && folder == "ggml") && !(top == "tool" && name.rfind("engine_llama", 0) == 0))
         return where + ": ggml belongs to src/ggml";
-    if (i.target.rfind("llama", 0) == 0 && !(top == "tool" && name.rfind("engine_llama", 0) == 0)) return where + ": llama.h belongs to tool/engine_llama";
+    if (i.target.rfind("llama", 0) == 0 && !(top == "tool" && name.rfind("engine_llama", 0) == 0))
+        return where + ": llama.h belongs to tool/engine_llama";
     if (starts("CLI/") && !(top == "tool" && name == "main.cpp")) return where + ": the command-line library belongs to tool/main.cpp";
     if (starts("sqlite3") && !(top == "tool" && name.rfind("store", 0) == 0)) return where + ": SQLite belongs to tool/store";
     if (top != "src" || !i.quoted) return {};
     const size_t slash = i.target.find('/');
     if (slash == std::string::npos) return {}; // beside the file itself
     const std::string target = i.target.substr(0, slash);
-    const auto        rule = kMayInclude.find(folder);
+    const auto        rule   = kMayInclude.find(folder);
     if (rule == kMayInclude.end()) return where + ": no rule for src/" + folder;
     if (target != folder && !rule->second.contains(target)) return where + ": src/" + folder + " may not see " + target;
     return {};
@@ -95,7 +96,8 @@ TEST(IncludeDirection, HoldsInTheTree) {
 TEST(IncludeDirection, PublicHeadersStandAlone) { // include/ is installed without src/
     for (const Include& i : all_includes("include"))
         if (i.quoted) {
-            EXPECT_TRUE(i.target.rfind("tightkv/", 0) == 0 || i.target.find('/') == std::string::npos) << i.file << " includes " << i.target;
+            EXPECT_TRUE(i.target.rfind("tightkv/", 0) == 0 || i.target.find('/') == std::string::npos)
+                << i.file << " includes " << i.target;
         }
 }
 

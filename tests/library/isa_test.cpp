@@ -19,7 +19,9 @@ const KernelTable* level_named(const std::string& name) {
     return nullptr;
 }
 
-bool same_bits(const std::vector<float>& a, const std::vector<float>& b) { return std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0; }
+bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+    return std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
 
 } // namespace
 
@@ -34,11 +36,13 @@ protected:
 
 TEST_P(Isa, EncodesAndDecodesBitForBit) {
     for (const int d : head_dims()) {
-        const Transform&      t = transform_for(d);
+        const Transform&      t    = transform_for(d);
         std::vector<NamedRow> rows = nasty_rows(d);
-        for (NamedRow& r : concentrated_rows(d, [](const std::vector<double>& y) { return oracle::inverse(y); })) rows.push_back(std::move(r));
+        for (NamedRow& r : concentrated_rows(d, [](const std::vector<double>& y) { return oracle::inverse(y); }))
+            rows.push_back(std::move(r));
         Random random(21);
-        for (int i = 0; i < 100000 / d; i++) rows.push_back({"random", gaussian(random, static_cast<size_t>(d), std::exp2(random.below(40) - 20))});
+        for (int i = 0; i < 100000 / d; i++)
+            rows.push_back({"random", gaussian(random, static_cast<size_t>(d), std::exp2(random.below(40) - 20))});
         for (int at = 0; at < d; at += 7) { // NaN or Inf in every lane of a vector
             rows.push_back({"refused", gaussian(random, static_cast<size_t>(d))});
             rows.back().x[at] = at % 2 ? NAN : -INFINITY;
@@ -61,8 +65,8 @@ TEST_P(Isa, EncodesAndDecodesBitForBit) {
 
 TEST_P(Isa, TransformsBitForBit) {
     for (const int d : head_dims()) {
-        const Transform& t = transform_for(d);
-        Random           random(22);
+        const Transform&      t = transform_for(d);
+        Random                random(22);
         std::vector<NamedRow> rows = nasty_rows(d);
         for (int i = 0; i < 50; i++) rows.push_back({"random", gaussian(random, static_cast<size_t>(d))});
         for (const NamedRow& r : rows) {
@@ -116,7 +120,7 @@ TEST(IsaChoice, CanBeForcedByName) {
     }
     for (const char* none : {"", "avx1024", "AVX2", "scalar "}) {
         const KernelTable* chosen = &kernels();
-        const Status       s = set_isa(none);
+        const Status       s      = set_isa(none);
         EXPECT_EQ(s.code(), StatusCode::kUnsupported) << none;
         EXPECT_NE(s.message().find(std::string("'") + none + "'"), std::string::npos) << s.message();
         EXPECT_NE(s.message().find("scalar"), std::string::npos) << "names the levels there are: " << s.message();

@@ -16,7 +16,7 @@ TEST_P(OracleTransform, MatchesTheDefinition) {
     std::vector<double> x(static_cast<size_t>(d));
     for (double& v : x) v = random.normal();
     const std::vector<double> fast = oracle::forward(x), slow = oracle::forward_by_definition(x), back = oracle::inverse(fast);
-    double norm_x = 0, norm_y = 0;
+    double                    norm_x = 0, norm_y = 0;
     for (int i = 0; i < d; i++) {
         EXPECT_NEAR(fast[i], slow[i], 1e-12) << i;
         EXPECT_NEAR(back[i], x[i], 1e-12) << i;
@@ -34,7 +34,7 @@ TEST_P(OracleTransform, LibraryWithinRounding) {
     EXPECT_EQ(t.blocks(), oracle::blocks(d));
     t.forward(y.data());
     const std::vector<double> want = oracle::forward(std::vector<double>(x.begin(), x.end()));
-    int                       at = 0;
+    int                       at   = 0;
     for (const int n : t.blocks()) {
         double sum = 0;
         for (int i = at; i < at + n; i++) sum += std::fabs(x[i]);

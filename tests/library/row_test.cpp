@@ -37,7 +37,7 @@ std::vector<NamedRow> all_rows(int d) {
 double position_error(const Format& f, int d, const oracle::Coded& c, double position) {
     const double u = 0x1p-24, transform = (std::log2(d) + 3) * u; // relative to |y|
     const double relative = f.kind == FormatKind::Uniform ? 4 * u : ((d / 16.0 + 6) / 2 + 5) * u + transform;
-    double       largest = 0; // position of a coordinate as large as the whole norm
+    double       largest  = 0; // position of a coordinate as large as the whole norm
     if (f.kind == FormatKind::Uniform) {
         double top = 0; // positions are relative to max|y|, itself off by the transform's error
         for (const double p : c.position) top = std::max(top, std::fabs(p));
@@ -56,9 +56,11 @@ testing::AssertionResult is_one_pass(const Format& f, int d, const std::vector<d
     for (int i = 0; i < d; i++) {
         if (row.codes[i] == c.codes[i]) continue;
         const int step = oracle::level(f, row.codes[i]) > oracle::level(f, c.codes[i]) ? 1 : -1;
-        if (static_cast<uint8_t>(c.codes[i] + step) != row.codes[i]) return testing::AssertionFailure() << "code " << i << " is off by more than one";
+        if (static_cast<uint8_t>(c.codes[i] + step) != row.codes[i])
+            return testing::AssertionFailure() << "code " << i << " is off by more than one";
         if (oracle::edge_distance(f, c.position[i]) > position_error(f, d, c, c.position[i]))
-            return testing::AssertionFailure() << "code " << i << " is " << int(row.codes[i]) << ", position " << c.position[i] << " says " << int(c.codes[i]);
+            return testing::AssertionFailure() << "code " << i << " is " << int(row.codes[i]) << ", position " << c.position[i] << " says "
+                                               << int(c.codes[i]);
     }
     const double scale = oracle::scale_for(f, c.norm, std::span(row.codes, static_cast<size_t>(d)));
     const double got   = half_to_float(row.scale);
@@ -77,10 +79,10 @@ TEST_P(Row, EncodesLikeTheOracle) {
     for (const Format* f : transformed_formats())
         for (const NamedRow& r : all_rows(d)) {
             SCOPED_TRACE(std::string(f->name) + ", " + r.name);
-            CodedRow        row;
-            const RowStatus status = encode_row(*f, d, r.x.data(), row);
-            std::vector<double> x = doubles(r.x);
-            const oracle::Coded c = oracle::encode_once(*f, x);
+            CodedRow            row;
+            const RowStatus     status = encode_row(*f, d, r.x.data(), row);
+            std::vector<double> x      = doubles(r.x);
+            const oracle::Coded c      = oracle::encode_once(*f, x);
             if (c.scale >= 65520) { // fp16 would be infinite
                 EXPECT_EQ(status, RowStatus::kSaturated);
                 EXPECT_EQ(row.scale, kHalfMax);
@@ -95,7 +97,7 @@ TEST_P(Row, EncodesLikeTheOracle) {
             // the encoder goes on to a fixed point, so its row is one pass over x or over what a pass would have decoded to
             testing::AssertionResult match = testing::AssertionFailure();
             for (int round = 0; round < 9 && !match; round++) {
-                match = is_one_pass(*f, d, x, row);
+                match                    = is_one_pass(*f, d, x, row);
                 const oracle::Coded pass = oracle::encode_once(*f, x);
                 CodedRow            coded;
                 std::memcpy(coded.codes, pass.codes.data(), static_cast<size_t>(d));
@@ -115,7 +117,7 @@ TEST_P(Row, DecodesLikeTheOracle) {
             if (encode_row(*f, d, r.x.data(), row) == RowStatus::kRefused) continue;
             std::vector<float> x(static_cast<size_t>(d));
             decode_row(*f, d, row, x.data());
-            const std::vector<double> want = oracle::decode(*f, d, row);
+            const std::vector<double> want  = oracle::decode(*f, d, row);
             const double              bound = (std::log2(d) + 5) * 0x1p-24 * norm(want); // level product, signs, butterflies
             for (int i = 0; i < d; i++) ASSERT_NEAR(x[i], want[i], bound) << f->name << ", " << r.name << ", " << i;
         }
@@ -129,16 +131,16 @@ TEST_P(Row, KeepsTheNorm) {
         for (const NamedRow& r : all_rows(d)) {
             CodedRow row;
             if (encode_row(*f, d, r.x.data(), row) != RowStatus::kOk || row.scale < 0x0400) continue; // subnormal scale: no such promise
-            const std::vector<double> x = doubles(r.x);
-            const bool   at_once = is_one_pass(*f, d, x, row);
-            const double ratio   = norm(oracle::decode(*f, d, row)) / norm(x);
+            const std::vector<double> x       = doubles(r.x);
+            const bool                at_once = is_one_pass(*f, d, x, row);
+            const double              ratio   = norm(oracle::decode(*f, d, row)) / norm(x);
             EXPECT_LE(std::fabs(ratio - 1), (at_once ? 1 : 3) * 0x1p-11 + 0x1p-17) << f->name << ", " << r.name;
         }
 }
 
 TEST_P(Row, EncodeIsAProjection) {
-    const int d = GetParam();
-    Random    random(5);
+    const int             d = GetParam();
+    Random                random(5);
     std::vector<NamedRow> rows = all_rows(d);
     for (int i = 0; i < 60000 / d; i++)
         rows.push_back({"random", gaussian(random, static_cast<size_t>(d), std::exp2(random.below(16) - 8))});
@@ -230,7 +232,7 @@ TEST_P(Row, DecodesAnyBytes) {
     const int d = GetParam();
     Random    random(9);
     for (const Format* f : transformed_formats())
-        for (int fill = 0; fill < 256; fill += d > 256 ? 5 : 1) {
+        for (int fill = 0; fill<256; fill += d> 256 ? 5 : 1) {
             const size_t                     n = f->row_bytes(d);
             const std::unique_ptr<uint8_t[]> bytes(new uint8_t[n]), again(new uint8_t[n]);
             for (size_t i = 0; i < n; i++) bytes[i] = static_cast<uint8_t>(fill % 2 ? fill : random.next());
@@ -241,7 +243,7 @@ TEST_P(Row, DecodesAnyBytes) {
             pack_row(*f, d, row, again.get());
             ASSERT_EQ(std::memcmp(bytes.get(), again.get(), n), 0) << f->name;
             if ((row.scale & 0x7c00) == 0x7c00) continue; // Inf and NaN scales: no value to compare
-            const std::vector<double> want = oracle::decode(*f, d, row);
+            const std::vector<double> want  = oracle::decode(*f, d, row);
             const double              bound = (std::log2(d) + 5) * 0x1p-24 * norm(want);
             for (int i = 0; i < d; i++) ASSERT_NEAR(x[i], want[i], bound) << f->name;
         }
@@ -255,7 +257,8 @@ TEST(Format, SizesAndNames) {
         size_t      bytes;
         double      bits;
     };
-    for (const Size& s : {Size{"turbo2", 34, 2.125}, {"turbo3", 50, 3.125}, {"turbo4", 66, 4.125}, {"turbo8", 130, 8.125}, {"f16", 256, 16.0}}) {
+    for (const Size& s :
+         {Size{"turbo2", 34, 2.125}, {"turbo3", 50, 3.125}, {"turbo4", 66, 4.125}, {"turbo8", 130, 8.125}, {"f16", 256, 16.0}}) {
         const Format* f = find_format(s.name);
         ASSERT_NE(f, nullptr) << s.name;
         EXPECT_EQ(f->row_bytes(128), s.bytes);

@@ -64,10 +64,10 @@ TEST(SoftmaxState, CommutativeAndAssociative) {
 TEST(SoftmaxState, EqualsSoftmaxOfTheUnion) {
     Random random(63);
     for (int round = 0; round < 200; round++) {
-        const int           n = 1 + random.below(40), split = random.below(n + 1);
-        State               left, right;
-        std::vector<double> want(kDim, 0.0), score(static_cast<size_t>(n));
-        double              sum = 0, top = -INFINITY;
+        const int                       n = 1 + random.below(40), split = random.below(n + 1);
+        State                           left, right;
+        std::vector<double>             want(kDim, 0.0), score(static_cast<size_t>(n));
+        double                          sum = 0, top = -INFINITY;
         std::vector<std::vector<float>> value;
         for (int j = 0; j < n; j++) {
             const float s = static_cast<float>(20 * random.normal());
@@ -76,7 +76,7 @@ TEST(SoftmaxState, EqualsSoftmaxOfTheUnion) {
             side        = merged(side, key(s, value.back()));
             score[j] = s, top = std::max(top, score[j]);
         }
-        const bool  sink = random.below(2);
+        const bool  sink  = random.below(2);
         const float logit = static_cast<float>(20 * random.normal());
         if (sink) top = std::max<double>(top, logit);
         for (int j = 0; j < n; j++) {
@@ -112,8 +112,8 @@ TEST(SoftmaxState, SinkTakesItsShare) { // equal logits: half each
 }
 
 TEST(SoftmaxState, NanIsNotLostInAMerge) { // all scores NaN: m never rose above -inf, l and o hold the NaN
-    State nan{kNegInf, NAN, std::vector<float>(kDim, NAN)};
-    Random random(64);
+    State       nan{kNegInf, NAN, std::vector<float>(kDim, NAN)};
+    Random      random(64);
     const State real = key(1.0f, gaussian(random, kDim));
     for (State s : {merged(nan, nan), merged({}, nan), merged(nan, real), merged(real, nan)}) {
         SoftmaxState t{s.m, s.l, s.o.data()};

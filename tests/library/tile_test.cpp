@@ -100,7 +100,8 @@ TEST_P(Tile, RandomRewritesKeepTheOthers) {
                     CodedRow got;
                     tile_get(*f, op, d, tile, t, got);
                     ASSERT_EQ(got.scale, rows[t].scale) << f->name;
-                    ASSERT_EQ(std::memcmp(got.codes, rows[t].codes, static_cast<size_t>(d)), 0) << f->name << ", token " << t << ", step " << step;
+                    ASSERT_EQ(std::memcmp(got.codes, rows[t].codes, static_cast<size_t>(d)), 0)
+                        << f->name << ", token " << t << ", step " << step;
                 }
             }
             for (size_t i = 0; i < guard; i++) {
@@ -128,9 +129,9 @@ TEST(TileStore, RandomCellWrites) {
     const StoreShape shape{2, 3, 96, 200};
     for (const Format& f : all_formats())
         for (const Operand op : {Operand::K, Operand::V}) {
-            const auto store = make_store(f, op, shape);
-            Random     random(33);
-            const auto index = [&](int s, int h, int64_t c) { return (size_t(s) * 3 + h) * 200 + c; };
+            const auto                        store = make_store(f, op, shape);
+            Random                            random(33);
+            const auto                        index = [&](int s, int h, int64_t c) { return (size_t(s) * 3 + h) * 200 + c; };
             std::vector<std::vector<uint8_t>> want(size_t(2) * 3 * 200, std::vector<uint8_t>(f.row_bytes(96), 0));
             for (int step = 0; step < 1500; step++) {
                 const int                s = random.below(2), h = random.below(3), c = random.below(200);

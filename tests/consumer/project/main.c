@@ -7,7 +7,8 @@ int main(void) {
     float   x[64], y[64];
     uint8_t bytes[66];
     for (int i = 0; i < 64; i++) x[i] = (float)(i * i % 37) - 18.0f;
-    if (tkv_row_bytes("turbo8", 64) != sizeof bytes || tkv_encode_row("turbo8", 64, x, bytes, NULL) != TKV_OK || tkv_decode_row("turbo8", 64, bytes, y) != TKV_OK) {
+    if (tkv_row_bytes("turbo8", 64) != sizeof bytes || tkv_encode_row("turbo8", 64, x, bytes, NULL) != TKV_OK ||
+        tkv_decode_row("turbo8", 64, bytes, y) != TKV_OK) {
         fprintf(stderr, "tightkv: %s\n", tkv_last_error());
         return 1;
     }

@@ -1,0 +1,50 @@
+"""Caches of which only a part is ours: flash attention off, quantised cache types of the host.
+
+Bounds as in quality_test. A reader that takes one side's bytes for the other's format gives perplexities in the thousands.
+"""
+from harness import Divergence, HostTest, final_ppl, main, perplexity
+
+TURBO4 = 0.048
+SIZE = {"ctx": 256, "chunks": 2}
+
+
+class CacheTypes(HostTest):
+    def measure(self, *args, compressed):
+        d = Divergence(*args, **SIZE)
+        print(f"{' '.join(args)}: {d}", flush=True)
+        self.assertRan(d.output)
+        self.assertTrue(d.output.start_line().startswith("tightkv: active, "), d.output)
+        self.assertEqual(d.output.tensors(), compressed, d.output)
+        stats = d.output.stats()
+        self.assertGreater(stats["native_writes"], 0, d.output)
+        self.assertGreater(stats["generic_ops"], 0, d.output)  # attention goes by way of f16
+        self.assertLess(d.kld, 2 * TURBO4 + 3 * d.kld_se)
+        return d
+
+    def test_flash_attention_off(self):
+        d = self.measure("-fa", "off", compressed=(30, 60))
+        self.assertGreater(d.kld, TURBO4 / 3)  # the keys are compressed
+
+    def test_keys_of_the_host(self):
+        # The values' share of turbo4's divergence is small, but above the floor of 8 bits.
+        d = self.measure("-ctk", "q8_0", compressed=(30, 30))
+        self.assertGreater(d.kld, 2 * self.floor().kld - 3 * d.kld_se)
+
+    def test_values_of_the_host(self):
+        d = self.measure("-ctv", "q8_0", compressed=(30, 30))
+        self.assertGreater(d.kld, TURBO4 / 3)
+
+    def floor(self):
+        return Divergence("-ctk", "q8_0", "-ctv", "q8_0", cache=None, **SIZE)
+
+    def test_all_of_the_host(self):
+        both = "-ctk", "q8_0", "-ctv", "q8_0"
+        ours, stock = perplexity(*both, **SIZE), perplexity(*both, cache=None, **SIZE)
+        self.assertRan(ours)
+        self.assertTrue(ours.start_line().startswith("tightkv: active, "), ours)
+        self.assertEqual(ours.stats()["native_writes"] + ours.stats()["generic_ops"], 0, ours)
+        self.assertEqual(final_ppl(ours), final_ppl(stock))
+
+
+if __name__ == "__main__":
+    main("llama-perplexity")

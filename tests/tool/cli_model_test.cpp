@@ -1,0 +1,80 @@
+// The built program on a small model (quantised weights as they are: these tests are about the program, not about figures).
+#include <fstream>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "run_tool.h"
+
+namespace tightkv::tool::test {
+
+namespace {
+
+class CliModel : public testing::Test {
+protected:
+    void SetUp() override {
+        if (!std::ifstream(TIGHTKV_TEST_MODEL).good()) GTEST_SKIP() << "no model: -DTIGHTKV_TEST_MODEL=FILE";
+    }
+    static Outcome eval(const std::string& arguments, const std::string& before = "") {
+        return run_tool("eval --no-expand -m '" TIGHTKV_TEST_MODEL "' " + arguments, before);
+    }
+};
+
+bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+} // namespace
+
+TEST_F(CliModel, TextTooShortAndContextTooLong) {
+    Outcome o = eval("--cache q8_0 --ctx 512 --chunks 9999");
+    EXPECT_EQ(o.exit_code, 1);
+    EXPECT_TRUE(has(error_line(o), "need 5119488")) << o.err;
+    o = eval("--cache q8_0 --ctx 1048576");
+    EXPECT_EQ(o.exit_code, 2);
+    EXPECT_TRUE(has(error_line(o), "--ctx 1048576")) << o.err;
+}
+
+TEST_F(CliModel, EvalReportsEveryFieldOnBothPaths) {
+    const Outcome o = eval("--cache q8_0,turbo4,k=turbo4:v=turbo2 --ctx 32 --chunks 2 -o json");
+    ASSERT_EQ(o.exit_code, 0) << o.err;
+    const auto j = nlohmann::json::parse(o.out);
+    for (const char* key : {"model", "text", "ctx", "chunks", "host_version", "adapter_active", "results"})
+        EXPECT_TRUE(j.contains(key)) << key;
+    EXPECT_EQ(j["adapter_active"], true);
+    ASSERT_EQ(j["results"].size(), 8u);
+    for (const auto& r : j["results"]) {
+        for (const char* key : {"cache", "path", "bits_per_value", "cache_bytes", "ppl", "ppl_se", "dppl", "kld", "kld_se", "kld_median",
+                                "kld_p99", "kld_p999", "top1", "n_tokens", "seconds"})
+            EXPECT_TRUE(r.contains(key)) << key;
+        EXPECT_EQ(r["n_tokens"], 2 * 15);
+        EXPECT_GT(r["ppl"], 1.0);
+    }
+    for (const size_t reference : {0u, 4u}) {
+        EXPECT_EQ(j["results"][reference]["cache"], "f16");
+        EXPECT_EQ(j["results"][reference]["kld"], 0.0);
+        EXPECT_EQ(j["results"][reference]["bits_per_value"], 16.0);
+        EXPECT_EQ(j["results"][reference]["top1"], 1.0);
+    }
+    EXPECT_EQ(j["results"][0]["path"], "batched");
+    EXPECT_EQ(j["results"][4]["path"], "decode");
+    EXPECT_LT(j["results"][2]["cache_bytes"], j["results"][1]["cache_bytes"]); // turbo4 < q8_0
+    EXPECT_LT(j["results"][1]["kld"], j["results"][3]["kld"]);                 // q8_0 < 2-bit values
+    EXPECT_LT(j["results"][5]["kld"], j["results"][7]["kld"]);
+}
+
+TEST_F(CliModel, StockCachesNeedNoAdapter) {
+    const Outcome o = eval("--cache q4_0 --ctx 32 --chunks 1 --path batched --adapter /nonexistent.so -o csv");
+    ASSERT_EQ(o.exit_code, 0) << o.err;
+    EXPECT_TRUE(o.out.starts_with(
+        "cache,path,bits_per_value,cache_bytes,ppl,ppl_se,dppl,kld,kld_se,kld_median,kld_p99,kld_p999,top1,n_tokens,seconds\r\nf16,"))
+        << o.out;
+}
+
+TEST_F(CliModel, InterruptionKeepsWhatWasMeasured) {
+    const Outcome o = eval("--cache q8_0 --ctx 256 --chunks 300 --path batched -o json", "timeout --preserve-status -s INT 8");
+    EXPECT_EQ(o.exit_code, 130) << o.err;
+    const auto j = nlohmann::json::parse(o.out);
+    EXPECT_EQ(j["interrupted"], true);
+    EXPECT_TRUE(has(error_line(o), "interrupted"));
+}
+
+} // namespace tightkv::tool::test

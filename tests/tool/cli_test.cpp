@@ -1,0 +1,142 @@
+// The built program: exit codes and messages, without a model.
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <sstream>
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "run_tool.h"
+#include "text.h"
+
+namespace tightkv::tool::test {
+
+Outcome run_tool(const std::string& arguments, const std::string& before) {
+    const std::string err_file = testing::TempDir() + "/tightkv_err." + std::to_string(getpid());
+    const std::string command  = before + " '" TIGHTKV_TOOL "' " + arguments + " 2>'" + err_file + "' </dev/null";
+    Outcome           o;
+    FILE*             pipe = popen(command.c_str(), "r");
+    if (!pipe) return o;
+    char   buffer[4096];
+    size_t n;
+    while ((n = fread(buffer, 1, sizeof buffer, pipe)) > 0) o.out.append(buffer, n);
+    const int status = pclose(pipe);
+    o.exit_code      = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    std::stringstream err;
+    err << std::ifstream(err_file).rdbuf();
+    o.err = err.str();
+    std::remove(err_file.c_str());
+    return o;
+}
+
+std::string error_line(const Outcome& o) {
+    std::istringstream in(o.err);
+    std::string        line, found;
+    int                count = 0;
+    while (std::getline(in, line))
+        if (line.starts_with("tightkv: ") && line.find("tightkv: active,") != 0 && line.find("tightkv: KV cache") != 0)
+            found = line, count++;
+    EXPECT_EQ(count, 1) << o.err;
+    return found;
+}
+
+namespace {
+
+bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+void expect_error(const std::string& arguments, int exit_code, std::initializer_list<const char*> parts) {
+    const Outcome o = run_tool(arguments);
+    EXPECT_EQ(o.exit_code, exit_code) << arguments << "\n" << o.err;
+    EXPECT_EQ(o.out, "") << arguments;
+    const std::string line = error_line(o);
+    for (const char* p : parts) EXPECT_TRUE(has(line, p)) << arguments << ": '" << line << "' lacks '" << p << "'";
+}
+
+struct TempFile {
+    std::string path = testing::TempDir() + "/tightkv_cli." + std::to_string(getpid());
+    explicit TempFile(const std::string& text) { std::ofstream(path, std::ios::binary) << text; }
+    ~TempFile() { std::remove(path.c_str()); }
+};
+
+} // namespace
+
+TEST(Cli, HelpBeginsWithAnExample) {
+    for (const char* command : {"", "info", "run", "eval", "demo"}) {
+        const Outcome o = run_tool(std::string(command) + " --help");
+        EXPECT_EQ(o.exit_code, 0) << command;
+        EXPECT_TRUE(o.out.starts_with("Example:\n  tightkv ")) << o.out;
+        EXPECT_EQ(o.err, "");
+    }
+}
+
+TEST(Cli, Version) { EXPECT_EQ(run_tool("--version").exit_code, 0); }
+
+TEST(Cli, UsageErrors) {
+    expect_error("", 2, {"subcommand"});
+    expect_error("frobnicate", 2, {"frobnicate"});
+    expect_error("eval", 2, {"--cache", "tightkv eval --help"});
+    expect_error("eval --cache turbo4 --ctx x", 2, {"ctx"});
+    expect_error("eval --cache turbo4 --chunks 0", 2, {"chunks"});
+    expect_error("eval --cache turbo4 --bogus", 2, {"bogus"});
+    expect_error("eval --cache turbo9", 2, {"turbo9", "turbo2", "turbo4", "q8_0"});
+    expect_error("eval --cache turbo4,", 2, {"missing"});
+    expect_error("eval --cache turbo4 --path sideways", 2, {"sideways", "batched, decode"});
+    expect_error("eval --cache turbo4 -o xml", 2, {"xml", "md, csv, json, jsonl"});
+    expect_error("info --head-dim 64,48", 2, {"48", "32", "1024"});
+    expect_error("info -o csv", 2, {"csv", "md, json"});
+}
+
+TEST(Cli, FilesThatAreNotThere) {
+    expect_error("eval --cache q8_0 -m /nonexistent.gguf", 1, {"/nonexistent.gguf", "No such file"});
+    const TempFile file("no model");
+    expect_error("eval --cache q8_0 -m " + file.path, 1, {file.path.c_str()});
+    expect_error("eval --cache q8_0 --no-expand -m " + file.path, 1, {file.path.c_str()});
+    expect_error("eval --cache q8_0 --text /nonexistent.txt -m " + file.path, 1, {"/nonexistent.txt"});
+    expect_error("eval --cache q8_0 --output /nonexistent/x -m " + file.path, 1, {"/nonexistent/x"});
+    expect_error("eval --cache turbo4 --adapter /nonexistent.so -m " + file.path, 1, {"/nonexistent.so"});
+    expect_error("demo -m /nonexistent.gguf", 1, {"/nonexistent.gguf"});
+}
+
+TEST(Cli, DefaultModelThatIsNotThere) {
+    const Outcome o = run_tool("eval --cache q8_0", "env -u TIGHTKV_DEFAULT_MODEL TIGHTKV_CACHE=/nonexistent");
+    EXPECT_EQ(o.exit_code, 1);
+    EXPECT_TRUE(has(error_line(o), "./run model")) << o.err;
+}
+
+TEST(Cli, InfoAsJson) {
+    const Outcome o = run_tool("info -o json --head-dim 64,576 --selftest");
+    ASSERT_EQ(o.exit_code, 0) << o.err;
+    const auto j = nlohmann::json::parse(o.out);
+    EXPECT_TRUE(j["host"]["adapter_active"]) << o.out;
+    EXPECT_TRUE(j["selftest"]["ok"]);
+    EXPECT_EQ(j["isa_levels"][0], "scalar");
+    for (const auto& f : j["formats"])
+        if (f["format"] == "turbo3" && f["head_dim"] == 64) EXPECT_EQ(f["row_bytes"], 26); // 64 * 3 / 8 + 2
+    EXPECT_TRUE(has(run_tool("info").out, "handshake: ggml "));
+}
+
+TEST(Cli, RunRefusesAndReportsLikeAShell) {
+    expect_error("run --cache turbo9 -- true", 2, {"turbo9", "turbo2"});
+    expect_error("run -- true", 2, {"--cache"});
+    expect_error("run --cache turbo4", 2, {"--"});
+    expect_error("run --cache turbo4 -- /nonexistent/program", 127, {"/nonexistent/program"});
+    expect_error("run --cache turbo4 --adapter /nonexistent.so -- true", 1, {"/nonexistent.so"});
+}
+
+#ifndef TIGHTKV_SANITIZED // a sanitised library cannot be preloaded into a program that is not
+TEST(Cli, RunSetsUpTheProgram) {
+    const Outcome o = run_tool("run --cache k=turbo4:v=turbo3 --stats -- sh -c 'env; exit 7' --cache [x] --", "env LD_PRELOAD=");
+    EXPECT_EQ(o.exit_code, 7) << o.err;
+    EXPECT_TRUE(has(o.out, "TIGHTKV=k=turbo4:v=turbo3\n"));
+    EXPECT_TRUE(has(o.out, "TIGHTKV_STATS=1\n"));
+    EXPECT_TRUE(has(o.out, "libggml-tightkv.so\n"));
+    EXPECT_TRUE(has(o.out, "libtightkv-preload.so\n"));
+    EXPECT_EQ(run_tool("run --cache turbo4 -- printf %s:%s '[a,b]' --help").out, "[a,b]:--help");
+}
+#endif
+
+} // namespace tightkv::tool::test

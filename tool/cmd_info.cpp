@@ -1,0 +1,112 @@
+// tightkv info: what there is and whether it works here.
+#include <charconv>
+
+#include <fmt/format.h>
+
+#include "codec/format.h"
+#include "commands.h"
+#include "cpu/kernel_table.h"
+#include "engine_llama.h"
+#include "errors.h"
+#include "install_paths.h"
+#include "output.h"
+#include "selftest.h"
+#include "table.h"
+#include "text.h"
+
+#include <unistd.h>
+
+namespace tightkv::tool {
+
+namespace {
+
+std::vector<int> parse_head_dims(const std::string& list) {
+    std::vector<int> dims;
+    for (const std::string& item : split_list(list)) {
+        int d                = 0;
+        const auto [end, ec] = std::from_chars(item.data(), item.data() + item.size(), d);
+        if (ec != std::errc{} || end != item.data() + item.size() || !valid_head_dim(d))
+            throw usage_error(
+                fmt::format("head_dim '{}' is not supported; accepted: multiples of 32 from {} to {}", item, kMinHeadDim, kMaxHeadDim));
+        dims.push_back(d);
+    }
+    return dims;
+}
+
+std::vector<Json> format_rows(const std::vector<int>& dims) {
+    std::vector<Json> rows;
+    for (const Format& f : all_formats())
+        for (const int d : dims)
+            rows.push_back({{"format", f.name},
+                            {"bits", f.bits},
+                            {"head_dim", d},
+                            {"row_bytes", f.row_bytes(d)},
+                            {"bits_per_value", f.bits_per_value(d)},
+                            {"of_f16", f.bits_per_value(d) / 16}});
+    return rows;
+}
+
+Json host_report(const std::string& adapter) {
+    const std::string file = adapter.empty() ? adapter_file() : adapter;
+    start_engine({.adapter = adapter, .need_adapter = false, .verbose = false});
+    const bool there = ::access(file.c_str(), R_OK) == 0;
+    return {{"host_version", host_version()},
+            {"adapter", file},
+            {"adapter_found", there},
+            {"adapter_active", adapter_loaded()},
+            {"handshake", adapter_loaded() ? adapter_handshake()
+                          : there          ? "refused: see the line on stderr"
+                                           : "the adapter is not there"}};
+}
+
+} // namespace
+
+int run_info(const InfoOptions& o) {
+    if (o.format != "md" && o.format != "json") throw usage_error(fmt::format("unknown output format '{}'; accepted: md, json", o.format));
+    const std::vector<int>  dims    = parse_head_dims(o.head_dims);
+    const std::vector<Json> formats = format_rows(dims);
+    Json                    levels  = Json::array();
+    for (const KernelTable* k : available_kernels()) levels.push_back(k->name);
+    const std::string       chosen = kernels().name;
+    const Json              host   = host_report(o.adapter);
+    const std::vector<Json> tests  = o.selftest ? selftest(dims) : std::vector<Json>();
+    const bool              good   = all_ok(tests);
+
+    if (o.format == "json") {
+        Json document = {{"version", TIGHTKV_VERSION},
+                         {"format_version", kFormatVersion},
+                         {"formats", formats},
+                         {"isa_levels", levels},
+                         {"isa", chosen},
+                         {"host", host}};
+        if (o.selftest) document["selftest"] = {{"ok", good}, {"tests", tests}};
+        print(to_json(document));
+        return good ? 0 : kExitFailure;
+    }
+    std::string names;
+    for (const Json& l : levels) names += (names.empty() ? "" : ", ") + l.get<std::string>();
+    std::string text = fmt::format("tightkv {}, format version {}\n\n", TIGHTKV_VERSION, kFormatVersion);
+    text += to_markdown({{"format", "format", ""},
+                         {"bits", "bits", ""},
+                         {"head_dim", "head_dim", ""},
+                         {"row_bytes", "bytes per row", ""},
+                         {"bits_per_value", "bits/value", "{:.3f}"},
+                         {"of_f16", "of f16", "{:.3f}"}},
+                        formats);
+    text += fmt::format("\nkernels: {} (chosen of: {})\nllama.cpp: ggml {}\nadapter: {}\nhandshake: {}\n", chosen, names,
+                        host["host_version"].get<std::string>(), host["adapter"].get<std::string>(), host["handshake"].get<std::string>());
+    if (const std::string complaint = isa_complaint(); !complaint.empty()) text += complaint + "\n";
+    if (o.selftest)
+        text += "\n" +
+                to_markdown({{"isa", "kernels", ""},
+                             {"format", "format", ""},
+                             {"head_dim", "head_dim", ""},
+                             {"relative_error", "relative error", "{:.5f}"},
+                             {"result", "result", ""}},
+                            tests) +
+                fmt::format("\nself-test: {}\n", good ? "ok" : "FAILED");
+    print(text);
+    return good ? 0 : kExitFailure;
+}
+
+} // namespace tightkv::tool
