@@ -135,6 +135,8 @@ int dispatch(int argc, char** argv) {
     app.require_subcommand(1);
     app.formatter(std::make_shared<ShortList>());
 
+    if (argc > 1 && argv[1][0] != '-' && !app.get_subcommand_no_throw(argv[1]))
+        throw usage_error(fmt::format("unknown command '{}'; accepted: info, run, eval, demo", argv[1]));
     // What stands behind '--' belongs to the program that is run, whatever it looks like.
     if (argc > 1 && std::strcmp(argv[1], "run") == 0) {
         char** const end = argv + argc;

@@ -77,7 +77,8 @@ typedef struct {
     int64_t n_cells;   /* per stream; memory is committed as cells are first written */
 } tkv_cache_params;
 
-typedef enum { TKV_K = 0, TKV_V = 1 } tkv_operand;
+/* The last enumerator makes every int a valid value of the type: other operands are refused, not undefined. */
+typedef enum { TKV_K = 0, TKV_V = 1, TKV_OPERAND_MAX = 0x7fffffff } tkv_operand;
 
 TKV_API tkv_cache_params tkv_cache_params_default(void);
 /* spec: docs/formats.md, for example "turbo3" or "k=turbo4:v=turbo3:first=f16x2". *cache is set on success only. */

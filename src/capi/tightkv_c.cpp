@@ -99,7 +99,9 @@ Status arguments_of(const tkv_cache* c, int layer, const tkv_attention* a, Atten
 const char* tkv_version(void) { return TIGHTKV_VERSION; }
 int         tkv_format_version(void) { return kFormatVersion; }
 const char* tkv_isa(void) { return kernels().name; }
-int         tkv_set_isa(const char* name) { return result(set_isa(name ? name : "")); }
+int         tkv_set_isa(const char* name) {
+            return guarded([&] { return result(set_isa(name ? name : "")); });
+}
 const char* tkv_last_error(void) { return last_error.c_str(); }
 
 int         tkv_format_count(void) { return static_cast<int>(all_formats().size()); }
@@ -109,23 +111,27 @@ size_t      tkv_row_bytes(const char* name, int head_dim) {
          return f && valid_head_dim(head_dim) ? f->row_bytes(head_dim) : 0;
 }
 int tkv_encode_row(const char* name, int head_dim, const float* x, uint8_t* bytes, int* refused) {
-    const Format* f = row_format(name, head_dim);
-    if (!f) return TKV_INVALID_ARGUMENT;
-    if (!x || !bytes) return fail(TKV_INVALID_ARGUMENT, "x and bytes must not be NULL");
-    CodedRow        row;
-    const RowStatus s = kernels().encode(*f, transform_for(head_dim), x, row);
-    if (refused) *refused = s == RowStatus::kRefused;
-    pack_row(*f, head_dim, row, bytes);
-    return TKV_OK;
+    return guarded([&]() -> int {
+        const Format* f = row_format(name, head_dim);
+        if (!f) return TKV_INVALID_ARGUMENT;
+        if (!x || !bytes) return fail(TKV_INVALID_ARGUMENT, "x and bytes must not be NULL");
+        CodedRow        row;
+        const RowStatus s = kernels().encode(*f, transform_for(head_dim), x, row);
+        if (refused) *refused = s == RowStatus::kRefused;
+        pack_row(*f, head_dim, row, bytes);
+        return TKV_OK;
+    });
 }
 int tkv_decode_row(const char* name, int head_dim, const uint8_t* bytes, float* x) {
-    const Format* f = row_format(name, head_dim);
-    if (!f) return TKV_INVALID_ARGUMENT;
-    if (!x || !bytes) return fail(TKV_INVALID_ARGUMENT, "x and bytes must not be NULL");
-    CodedRow row;
-    unpack_row(*f, head_dim, bytes, row);
-    kernels().decode(*f, transform_for(head_dim), row, x);
-    return TKV_OK;
+    return guarded([&]() -> int {
+        const Format* f = row_format(name, head_dim);
+        if (!f) return TKV_INVALID_ARGUMENT;
+        if (!x || !bytes) return fail(TKV_INVALID_ARGUMENT, "x and bytes must not be NULL");
+        CodedRow row;
+        unpack_row(*f, head_dim, bytes, row);
+        kernels().decode(*f, transform_for(head_dim), row, x);
+        return TKV_OK;
+    });
 }
 
 tkv_cache_params tkv_cache_params_default(void) {
@@ -159,32 +165,34 @@ int         tkv_cache_clear(tkv_cache* c) {
 }
 
 int tkv_write(tkv_cache* c, int layer, tkv_operand op, int stream, int64_t first, int64_t n, const float* x, const int64_t* cells) {
-    if (Status s = check_cells(c, layer, op, stream, cells ? 0 : first, cells ? 0 : n); !s.ok()) return result(s);
-    if (n < 0 || (n > 0 && !x)) return fail(TKV_INVALID_ARGUMENT, "n must not be negative and x not NULL");
-    for (int64_t i = 0; cells && i < n; i++) // all before the first row is written
-        if (Status s = check_cells(c, layer, op, stream, cells[i], 1); !s.ok()) return result(s);
-    return guarded([&] {
+    return guarded([&]() -> int {
+        if (Status s = check_cells(c, layer, op, stream, cells ? 0 : first, cells ? 0 : n); !s.ok()) return result(s);
+        if (n < 0 || (n > 0 && !x)) return fail(TKV_INVALID_ARGUMENT, "n must not be negative and x not NULL");
+        for (int64_t i = 0; cells && i < n; i++) // all before the first row is written
+            if (Status s = check_cells(c, layer, op, stream, cells[i], 1); !s.ok()) return result(s);
         const Operand o     = op == TKV_K ? Operand::K : Operand::V;
         const auto    token = static_cast<int64_t>(c->cache->shape().n_kv_heads) * c->cache->store(layer, o).shape().head_dim;
         for (int64_t i = 0; i < n; i++) c->cache->write(layer, o, stream, cells ? cells[i] : first + i, x + i * token);
-        return int{TKV_OK};
+        return TKV_OK;
     });
 }
 int tkv_read(const tkv_cache* c, int layer, tkv_operand op, int stream, int64_t first, int64_t n, float* x) {
-    if (Status s = check_cells(c, layer, op, stream, first, n); !s.ok()) return result(s);
-    if (n > 0 && !x) return fail(TKV_INVALID_ARGUMENT, "x must not be NULL");
-    return guarded([&] {
+    return guarded([&]() -> int {
+        if (Status s = check_cells(c, layer, op, stream, first, n); !s.ok()) return result(s);
+        if (n > 0 && !x) return fail(TKV_INVALID_ARGUMENT, "x must not be NULL");
         const Operand o     = op == TKV_K ? Operand::K : Operand::V;
         const auto    token = static_cast<int64_t>(c->cache->shape().n_kv_heads) * c->cache->store(layer, o).shape().head_dim;
         for (int64_t i = 0; i < n; i++) c->cache->read(layer, o, stream, first + i, x + i * token);
-        return int{TKV_OK};
+        return TKV_OK;
     });
 }
 int tkv_copy(tkv_cache* c, int from, int to, int64_t first, int64_t n) {
-    if (Status s = check_cells(c, 0, TKV_K, from, first, n); !s.ok()) return result(s);
-    if (Status s = check_cells(c, 0, TKV_K, to, first, n); !s.ok()) return result(s);
-    if (from != to) c->cache->copy(from, to, first, n);
-    return TKV_OK;
+    return guarded([&]() -> int {
+        if (Status s = check_cells(c, 0, TKV_K, from, first, n); !s.ok()) return result(s);
+        if (Status s = check_cells(c, 0, TKV_K, to, first, n); !s.ok()) return result(s);
+        if (from != to) c->cache->copy(from, to, first, n);
+        return TKV_OK;
+    });
 }
 
 tkv_attention tkv_attention_default(void) {
@@ -231,17 +239,21 @@ size_t tkv_state_bytes(const tkv_cache* c, int64_t n) {
     return c && n >= 0 && n <= c->cache->shape().n_cells ? c->cache->state_bytes(n) : 0;
 }
 int tkv_state_save(const tkv_cache* c, int stream, int64_t n, void* bytes, size_t size) {
-    if (Status s = check_cells(c, 0, TKV_K, stream, 0, n); !s.ok()) return result(s);
-    if (!bytes || size != c->cache->state_bytes(n))
-        return fail(TKV_INVALID_ARGUMENT, "size must be tkv_state_bytes(cache, n) = " + std::to_string(c->cache->state_bytes(n)));
-    c->cache->save_state(stream, n, static_cast<uint8_t*>(bytes));
-    return TKV_OK;
+    return guarded([&]() -> int {
+        if (Status s = check_cells(c, 0, TKV_K, stream, 0, n); !s.ok()) return result(s);
+        if (!bytes || size != c->cache->state_bytes(n))
+            return fail(TKV_INVALID_ARGUMENT, "size must be tkv_state_bytes(cache, n) = " + std::to_string(c->cache->state_bytes(n)));
+        c->cache->save_state(stream, n, static_cast<uint8_t*>(bytes));
+        return TKV_OK;
+    });
 }
 int tkv_state_load(tkv_cache* c, int stream, const void* bytes, size_t size, int64_t* n) {
-    if (Status s = check_cells(c, 0, TKV_K, stream, 0, 0); !s.ok()) return result(s);
-    if (!bytes) return fail(TKV_INVALID_ARGUMENT, "bytes must not be NULL");
-    int64_t   cells = 0;
-    const int code  = guarded([&] { return result(c->cache->load_state(stream, static_cast<const uint8_t*>(bytes), size, cells)); });
-    if (code == TKV_OK && n) *n = cells;
-    return code;
+    return guarded([&]() -> int {
+        if (Status s = check_cells(c, 0, TKV_K, stream, 0, 0); !s.ok()) return result(s);
+        if (!bytes) return fail(TKV_INVALID_ARGUMENT, "bytes must not be NULL");
+        int64_t cells = 0;
+        if (Status s = c->cache->load_state(stream, static_cast<const uint8_t*>(bytes), size, cells); !s.ok()) return result(s);
+        if (n) *n = cells;
+        return TKV_OK;
+    });
 }

@@ -85,7 +85,8 @@ class Serving(HostTest):
             self.assertEqual(answer["tokens_predicted"], 180, answer)
             self.assertTrue(answer["truncated"], answer)
             self.assertRegex(answer["content"][:40], "61, 62, 63")
-            self.assertGreater(len(set(answer["content"][-100:])), 5, answer)
+            # The first shift comes 13 tokens in; a model whose keys were turned wrongly loses count.
+            self.assertIn("70, 71, 72, 73, 74, 75, 76, 77", answer["content"])
             stats = self.assertStopped(server)
         self.assertGreater(stats["generic_ops"], 0)  # K-shift turns the keys in place
 

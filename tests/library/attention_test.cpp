@@ -1,6 +1,8 @@
 // Attention of every ISA level against the fp64 oracle: formats, shapes and features. Bounds: attention_case.h.
 #include <gtest/gtest.h>
 
+#include <map>
+
 #include "attention_case.h"
 
 using namespace tightkv;
@@ -102,23 +104,28 @@ TEST(Attention, StreamsThreadsAndOffsets) {
 
 // Gaussian data, d = 128: the budget of the int8 operands as one figure. Query step of VNNI max|q'|/127 = 0.022 σ, of AVX2 (eight dims
 // within 258) 0.057 σ; uniform rounding gives score errors of 0.6 % and 1.6 % of the scores' deviation, the weights add less than 1 %.
-// Scores of deviation 4 put the weight on few keys, whose errors no longer average out.
+// Scores of deviation 4 put the weight on few keys, whose errors no longer average out: one draw then says little, so the mean of ten.
 TEST(Attention, RelativeError) {
     IsaRestorer restore;
     for (const char* k : {"turbo2", "turbo3", "turbo4"})
         for (const double deviation : {0.5, 1.0, 2.0, 4.0}) {
-            AttentionCase c;
-            c.k = k, c.v = k, c.dk = c.dv = 128, c.group = 4, c.n_kv = 1000, c.q_deviation = deviation;
-            AttentionData data(c);
-            data.make_reference();
-            for (const std::string& isa : isa_names()) {
-                ASSERT_TRUE(set_isa(isa).ok());
-                const double error = data.relative_rms(data.run());
+            constexpr int                 kDraws = 10;
+            std::map<std::string, double> mean;
+            for (int draw = 0; draw < kDraws; draw++) {
+                AttentionCase c;
+                c.k = k, c.v = k, c.dk = c.dv = 128, c.group = 4, c.n_kv = 1000, c.q_deviation = deviation;
+                AttentionData data(c, 71 + static_cast<uint64_t>(draw));
+                data.make_reference();
+                for (const std::string& isa : isa_names()) {
+                    ASSERT_TRUE(set_isa(isa).ok());
+                    mean[isa] += data.relative_rms(data.run()) / kDraws;
+                }
+            }
+            for (const auto& [isa, error] : mean)
                 EXPECT_LT(error, isa == "scalar"   ? 1e-5
                                  : isa == "avx512" ? 0.02
                                                    : 0.035)
                     << k << ", " << isa << ", query deviation " << deviation;
-            }
         }
 }
 

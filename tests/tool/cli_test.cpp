@@ -77,13 +77,13 @@ TEST(Cli, Version) { EXPECT_EQ(run_tool("--version").exit_code, 0); }
 
 TEST(Cli, UsageErrors) {
     expect_error("", 2, {"subcommand"});
-    expect_error("frobnicate", 2, {"frobnicate"});
+    expect_error("frobnicate", 2, {"frobnicate", "info, run, eval, demo"});
     expect_error("eval", 2, {"--cache", "tightkv eval --help"});
     expect_error("eval --cache turbo4 --ctx x", 2, {"ctx"});
     expect_error("eval --cache turbo4 --chunks 0", 2, {"chunks"});
     expect_error("eval --cache turbo4 --bogus", 2, {"bogus"});
     expect_error("eval --cache turbo9", 2, {"turbo9", "turbo2", "turbo4", "q8_0"});
-    expect_error("eval --cache turbo4,", 2, {"missing"});
+    expect_error("eval --cache turbo4,", 2, {"empty"});
     expect_error("eval --cache turbo4 --path sideways", 2, {"sideways", "batched, decode"});
     expect_error("eval --cache turbo4 -o xml", 2, {"xml", "md, csv, json, jsonl"});
     expect_error("info --head-dim 64,48", 2, {"48", "32", "1024"});
@@ -115,7 +115,9 @@ TEST(Cli, InfoAsJson) {
     EXPECT_TRUE(j["selftest"]["ok"]);
     EXPECT_EQ(j["isa_levels"][0], "scalar");
     for (const auto& f : j["formats"])
-        if (f["format"] == "turbo3" && f["head_dim"] == 64) EXPECT_EQ(f["row_bytes"], 26); // 64 * 3 / 8 + 2
+        if (f["format"] == "turbo3" && f["head_dim"] == 64) {
+            EXPECT_EQ(f["row_bytes"], 26); // 64 * 3 / 8 + 2
+        }
     EXPECT_TRUE(has(run_tool("info").out, "handshake: ggml "));
 }
 
