@@ -44,28 +44,29 @@ extern "C" {
 
 /* ---- versions ------------------------------------------------------------------------------------------------------ */
 
-TKV_API const char *tkv_version(void);     /* of the library, "0.1.0" */
+TKV_API const char* tkv_version(void);        /* of the library, "0.1.0" */
 TKV_API int         tkv_format_version(void); /* of the row bytes; rows of another version are refused */
-TKV_API const char *tkv_isa(void);         /* kernel level in use: "scalar", "avx2", "avx512" */
+TKV_API const char* tkv_isa(void);            /* kernel level in use: "scalar", "avx2", "avx512" */
 /* Forces a level by name, as the variable TIGHTKV_ISA does. Not while other threads are inside the library. */
-TKV_API int tkv_set_isa(const char *name);
+TKV_API int tkv_set_isa(const char* name);
 
 /* ---- errors -------------------------------------------------------------------------------------------------------- */
 
 enum { TKV_OK = 0, TKV_INVALID_ARGUMENT = 1, TKV_UNSUPPORTED = 2, TKV_OUT_OF_MEMORY = 3, TKV_CORRUPT_DATA = 4, TKV_INTERNAL = 5 };
 
-TKV_API const char *tkv_last_error(void); /* of this thread's last failed call; "" if none. Valid until the next call. */
+TKV_API const char* tkv_last_error(void); /* of this thread's last failed call; "" if none. Valid until the next call. */
 
 /* ---- formats ------------------------------------------------------------------------------------------------------- */
 
 /* Formats by index, 0 <= i < tkv_format_count(): "turbo2", "turbo3", "turbo4", "turbo8", "f16". NULL beyond. */
 TKV_API int         tkv_format_count(void);
-TKV_API const char *tkv_format_name(int i);
+TKV_API const char* tkv_format_name(int i);
 /* Bytes of one canonical row (docs/formats.md). 0 for an unknown name or an unsupported head_dim. */
-TKV_API size_t tkv_row_bytes(const char *format, int head_dim);
-/* One row of head_dim values to its canonical bytes and back. Formats with a transform only (not f16). *refused (may be NULL): 1 if x held NaN or Inf. */
-TKV_API int tkv_encode_row(const char *format, int head_dim, const float *x, uint8_t *bytes, int *refused);
-TKV_API int tkv_decode_row(const char *format, int head_dim, const uint8_t *bytes, float *x);
+TKV_API size_t tkv_row_bytes(const char* format, int head_dim);
+/* One row of head_dim values to its canonical bytes and back. Formats with a transform only (not f16). *refused (may be NULL): 1 if x held
+ * NaN or Inf. */
+TKV_API int tkv_encode_row(const char* format, int head_dim, const float* x, uint8_t* bytes, int* refused);
+TKV_API int tkv_decode_row(const char* format, int head_dim, const uint8_t* bytes, float* x);
 
 /* ---- cache --------------------------------------------------------------------------------------------------------- */
 
@@ -82,59 +83,60 @@ typedef enum { TKV_K = 0, TKV_V = 1, TKV_OPERAND_MAX = 0x7fffffff } tkv_operand;
 
 TKV_API tkv_cache_params tkv_cache_params_default(void);
 /* spec: docs/formats.md, for example "turbo3" or "k=turbo4:v=turbo3:first=f16x2". *cache is set on success only. */
-TKV_API int  tkv_cache_create(const char *spec, const tkv_cache_params *params, tkv_cache **cache);
-TKV_API void tkv_cache_destroy(tkv_cache *cache); /* NULL is fine */
+TKV_API int  tkv_cache_create(const char* spec, const tkv_cache_params* params, tkv_cache** cache);
+TKV_API void tkv_cache_destroy(tkv_cache* cache); /* NULL is fine */
 
-TKV_API const char *tkv_cache_spec(const tkv_cache *cache); /* canonical text; lives as long as the cache */
-TKV_API size_t      tkv_cache_bytes(const tkv_cache *cache); /* packed size of all cells */
-TKV_API double      tkv_cache_bits_per_value(const tkv_cache *cache);
-TKV_API int64_t     tkv_cache_refused_rows(const tkv_cache *cache);
-TKV_API int         tkv_cache_clear(tkv_cache *cache);
+TKV_API const char* tkv_cache_spec(const tkv_cache* cache);  /* canonical text; lives as long as the cache */
+TKV_API size_t      tkv_cache_bytes(const tkv_cache* cache); /* packed size of all cells */
+TKV_API double      tkv_cache_bits_per_value(const tkv_cache* cache);
+TKV_API int64_t     tkv_cache_refused_rows(const tkv_cache* cache);
+TKV_API int         tkv_cache_clear(tkv_cache* cache);
 
 /* Rows of n tokens into cells first, first+1, … or, where cells is not NULL, into cells[0 … n-1]. x: [n][n_kv_heads][head_dim]. */
-TKV_API int tkv_write(tkv_cache *cache, int layer, tkv_operand op, int stream, int64_t first, int64_t n, const float *x, const int64_t *cells);
+TKV_API int tkv_write(tkv_cache* cache, int layer, tkv_operand op, int stream, int64_t first, int64_t n, const float* x,
+                      const int64_t* cells);
 /* Back again, decoded: x: [n][n_kv_heads][head_dim]. */
-TKV_API int tkv_read(const tkv_cache *cache, int layer, tkv_operand op, int stream, int64_t first, int64_t n, float *x);
+TKV_API int tkv_read(const tkv_cache* cache, int layer, tkv_operand op, int stream, int64_t first, int64_t n, float* x);
 /* Packed rows from one stream to another, all layers and both operands; no rounding. */
-TKV_API int tkv_copy(tkv_cache *cache, int stream_from, int stream_to, int64_t first, int64_t n);
+TKV_API int tkv_copy(tkv_cache* cache, int stream_from, int stream_to, int64_t first, int64_t n);
 
 /* ---- attention ----------------------------------------------------------------------------------------------------- */
 
 typedef struct {
-    int     n_tokens, n_heads; /* query tokens per stream, query heads */
-    int     stream, n_streams; /* streams stream … stream + n_streams - 1 take part; defaults 0, 1 */
-    int64_t n_kv;              /* cells 0 … n_kv - 1 are attended to */
-    const float *q;            /* [n_streams][n_tokens][n_heads][head_dim_k], after RoPE */
-    float       *out;          /* [n_streams][n_tokens][n_heads][head_dim_v] */
-    float scale;               /* of the scores, usually 1/sqrt(head_dim) */
-    float softcap;             /* 0: none; else scores become softcap * tanh(score / softcap) */
-    float alibi_max_bias;      /* 0: none; else the mask is multiplied with the head's ALiBi slope */
+    int          n_tokens, n_heads; /* query tokens per stream, query heads */
+    int          stream, n_streams; /* streams stream … stream + n_streams - 1 take part; defaults 0, 1 */
+    int64_t      n_kv;              /* cells 0 … n_kv - 1 are attended to */
+    const float* q;                 /* [n_streams][n_tokens][n_heads][head_dim_k], after RoPE */
+    float*       out;               /* [n_streams][n_tokens][n_heads][head_dim_v] */
+    float        scale;             /* of the scores, usually 1/sqrt(head_dim) */
+    float        softcap;           /* 0: none; else scores become softcap * tanh(score / softcap) */
+    float        alibi_max_bias;    /* 0: none; else the mask is multiplied with the head's ALiBi slope */
     /* Added to the scores; -inf hides a key. One of the two, or none. [n_streams][n_tokens][mask_stride]; mask_stride >= n_kv. */
-    const float    *mask_f32;
-    const uint16_t *mask_f16;
+    const float*    mask_f32;
+    const uint16_t* mask_f16;
     int64_t         mask_stride;
-    const float    *sinks;     /* [n_heads] logits of attention sinks, or NULL */
+    const float*    sinks;     /* [n_heads] logits of attention sinks, or NULL */
     int             n_threads; /* threads the call may use, itself included; default 1 */
 } tkv_attention;
 
 TKV_API tkv_attention tkv_attention_default(void);
 /* Rows whose keys are all hidden give zeros. A query with NaN or Inf gives NaN in its own row only. */
-TKV_API int tkv_attend(const tkv_cache *cache, int layer, const tkv_attention *a);
+TKV_API int tkv_attend(const tkv_cache* cache, int layer, const tkv_attention* a);
 
-/* The same for engines with threads of their own: begin once, run once on each of n_threads threads (any order, at the same time), end once after all
- * of them have returned. *a and what it points to must stay valid until then. */
+/* The same for engines with threads of their own: begin once, run once on each of n_threads threads (any order, at the same time), end once
+ * after all of them have returned. *a and what it points to must stay valid until then. */
 typedef struct tkv_job tkv_job;
-TKV_API int  tkv_attend_begin(const tkv_cache *cache, int layer, const tkv_attention *a, tkv_job **job);
-TKV_API void tkv_attend_run(tkv_job *job);
-TKV_API int  tkv_attend_end(tkv_job *job); /* TKV_OK, or what went wrong in any of the threads */
+TKV_API int            tkv_attend_begin(const tkv_cache* cache, int layer, const tkv_attention* a, tkv_job** job);
+TKV_API void           tkv_attend_run(tkv_job* job);
+TKV_API int            tkv_attend_end(tkv_job* job); /* TKV_OK, or what went wrong in any of the threads */
 
 /* ---- state --------------------------------------------------------------------------------------------------------- */
 
 /* Cells 0 … n-1 of a stream as bytes: header (magic, versions, shapes, specification), canonical rows, checksum. */
-TKV_API size_t tkv_state_bytes(const tkv_cache *cache, int64_t n);
-TKV_API int    tkv_state_save(const tkv_cache *cache, int stream, int64_t n, void *bytes, size_t size);
+TKV_API size_t tkv_state_bytes(const tkv_cache* cache, int64_t n);
+TKV_API int    tkv_state_save(const tkv_cache* cache, int stream, int64_t n, void* bytes, size_t size);
 /* Reads untrusted bytes. Anything that does not fit this cache exactly is refused and changes nothing. *n: number of cells. */
-TKV_API int tkv_state_load(tkv_cache *cache, int stream, const void *bytes, size_t size, int64_t *n);
+TKV_API int tkv_state_load(tkv_cache* cache, int stream, const void* bytes, size_t size, int64_t* n);
 
 #ifdef __cplusplus
 }
