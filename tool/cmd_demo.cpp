@@ -23,7 +23,7 @@ const std::vector<int> kDepths     = {0, 2048, 8192};
 } // namespace
 
 int run_demo(const DemoOptions& o) {
-    const int                      threads   = thread_count(o.threads);
+    int                            threads   = thread_count(o.threads);
     const std::string              path      = model_path(o.model);
     const std::string              text_file = o.text.empty() ? demo_text() : o.text;
     const std::string              text      = read_text(text_file);
@@ -35,8 +35,9 @@ int run_demo(const DemoOptions& o) {
     figures.caches = caches;
     Json about;
     {
-        const Model        exact(unquantized_model(path, threads, say));
-        const Model        quick(path);
+        const Model exact(unquantized_model(path, threads, say));
+        const Model quick(path);
+        if (o.threads == 0) threads = pick_threads(exact, threads);
         std::vector<Token> tokens = exact.tokenize(text);
         QualityPlan        quality;
         quality.candidates  = caches;

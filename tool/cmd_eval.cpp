@@ -28,6 +28,7 @@ int run_eval(const EvalOptions& o) {
     const Model model(o.expand ? unquantized_model(path, plan.threads, say) : path);
     if (o.ctx > model.n_ctx_train())
         throw usage_error(fmt::format("--ctx {} is beyond what {} was trained for; accepted: 8 to {}", o.ctx, path, model.n_ctx_train()));
+    if (o.threads == 0) plan.threads = pick_threads(model, plan.threads);
     plan.chunks = cut_chunks(model.tokenize(text), o.ctx, o.chunks, model.bos(), text_file);
 
     QualityResult result;

@@ -102,6 +102,7 @@ public:
     int64_t cache_bytes() const { return cache_bytes_; } // of all sequences, packed
 
     double bits_per_value() const;
+    void   set_threads(int threads);
 
     void                 clear();
     void                 remove(int sequence, int from_position);   // cells of this sequence from there on
@@ -121,5 +122,10 @@ private:
     int                                  cache_layers_ = 0;
     double                               seconds_      = 0;
 };
+
+// How many threads to compute with where the user did not say: all cores, or half of them where that is clearly faster. (llama.cpp's
+// threads wait for each other after every operation, spinning: on a machine that also does other things, a thread too many can cost
+// a factor of ten.) Tries it out on single tokens; takes about a second.
+int pick_threads(const Model& model, int cores);
 
 } // namespace tightkv::tool

@@ -148,4 +148,28 @@ void Context::restore(int sequence, std::span<const uint8_t> state) {
 
 int Context::next_position(int sequence) const { return llama_memory_seq_pos_max(llama_get_memory(context_.get()), sequence) + 1; }
 
+void Context::set_threads(int threads) { llama_set_n_threads(context_.get(), threads, threads); }
+
+int pick_threads(const Model& model, int cores) {
+    constexpr int    kTokens = 4;   // the first warms up
+    constexpr double kClear  = 1.3; // times faster
+    const int        half    = cores / 2;
+    if (half < 1) return cores;
+    Context context(model, {.name = "f16", .stock = true, .spec = {}}, {.tokens = 64, .batch = 8, .outputs = 1, .threads = half});
+    // Seconds of the tokens after the first; ends early once beyond `limit`.
+    const auto time = [&](int threads, double limit) {
+        context.set_threads(threads);
+        double start = 0;
+        for (int i = 0; i < kTokens; i++) {
+            const BatchToken t{0, context.next_position(0), 0, true};
+            if (!context.decode({&t, 1})) break;
+            if (i == 0) start = context.seconds();
+            if (i > 0 && context.seconds() - start > limit) break;
+        }
+        return context.seconds() - start;
+    };
+    const double few = time(half, 1e9);
+    return time(cores, kClear * few) > kClear * few ? half : cores;
+}
+
 } // namespace tightkv::tool

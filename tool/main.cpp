@@ -62,7 +62,9 @@ void add_adapter(CLI::App* c, std::string& file) {
     c->add_option("--adapter", file, "libggml-tightkv.so to use (default: the one beside this program)")->type_name("FILE");
 }
 void add_threads(CLI::App* c, int& threads) {
-    c->add_option("--threads,-t", threads, "threads (default: all cores)")->check(CLI::Range(1, 1024))->type_name("T");
+    c->add_option("--threads,-t", threads, "threads (default: all cores, or half where that is clearly faster)")
+        ->check(CLI::Range(1, 1024))
+        ->type_name("T");
 }
 
 CLI::App* add_info(CLI::App& app, InfoOptions& o) {
@@ -135,7 +137,9 @@ int dispatch(int argc, char** argv) {
     app.require_subcommand(1);
     app.formatter(std::make_shared<ShortList>());
 
-    if (argc > 1 && argv[1][0] != '-' && !app.get_subcommand_no_throw(argv[1]))
+    if (const auto known = app.get_subcommands({});
+        argc > 1 && argv[1][0] != '-' &&
+        std::none_of(known.begin(), known.end(), [&](const CLI::App* c) { return c->get_name() == argv[1]; }))
         throw usage_error(fmt::format("unknown command '{}'; accepted: info, run, eval, demo", argv[1]));
     // What stands behind '--' belongs to the program that is run, whatever it looks like.
     if (argc > 1 && std::strcmp(argv[1], "run") == 0) {

@@ -67,7 +67,7 @@ void CacheTensor::learn_head_dim(int64_t d) {
         stats().cache_bytes -= static_cast<int64_t>(store_->bytes());
     }
     store_ = std::move(fresh);
-    stats().cache_bytes += static_cast<int64_t>(store_->bytes());
+    stats().add_cache_bytes(static_cast<int64_t>(store_->bytes()));
     mode_ = CacheMode::kTiles;
 }
 

@@ -15,7 +15,14 @@ struct AdapterStats {
     std::atomic<int64_t> rows_read{0}, rows_written{0}; // by state save/restore and copies
     std::atomic<int64_t> refused_rows{0};               // NaN/Inf, stored as zeros
     std::atomic<int64_t> saturated_rows{0};
-    std::atomic<int64_t> cache_bytes{0}; // packed size of all live compressed caches
+    std::atomic<int64_t> cache_bytes{0};      // packed size of all live compressed caches
+    std::atomic<int64_t> peak_cache_bytes{0}; // the most it has been
+
+    void add_cache_bytes(int64_t n) {
+        const int64_t now = cache_bytes += n;
+        for (int64_t peak = peak_cache_bytes; now > peak && !peak_cache_bytes.compare_exchange_weak(peak, now);) {
+        }
+    }
 };
 
 AdapterStats& stats();
