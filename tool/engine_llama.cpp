@@ -38,12 +38,13 @@ void on_log(ggml_log_level level, const char* text, void*) {
         while (!line.empty() && (line.back() == '\n' || line.back() == ' ')) line.pop_back();
         if (!line.empty()) host_log.last_error = line;
     }
-    // "llama_kv_cache: size = 11.25 MiB ( 512 cells, 30 layers, 1/1 seqs), K (f16): …": one line per cache; models with a sliding window
-    // or with recurrent layers have several caches, or fewer cached layers than layers.
+    // "llama_kv_cache: size = 11.25 MiB ( 512 cells, 30 layers, 1/1 seqs), K (f16): …", the last number counting streams: one line per
+    // cache; models with a sliding window or with recurrent layers have several caches, or fewer cached layers than layers.
     unsigned cells = 0, streams = 0;
     int      layers = 0;
-    if (const char* at = std::strstr(text, " MiB ("); at && std::strstr(text, "llama_kv_cache") == text &&
-                                                      std::sscanf(at, " MiB (%u cells, %d layers, %u/", &cells, &layers, &streams) == 3)
+    if (const char* at = std::strstr(text, " MiB (");
+        at && std::strstr(text, "llama_kv_cache") == text &&
+        std::sscanf(at, " MiB (%u cells, %d layers, %*u/%u seqs", &cells, &layers, &streams) == 3)
         host_log.caches.push_back({cells, layers, streams});
     if (verbose) std::fputs(text, stderr);
 }

@@ -56,7 +56,7 @@ Context::Context(const Model& model, const CacheChoice& cache, const ContextOpti
     p.no_perf              = true;
     p.abort_callback       = stop_wanted;
     p.type_k = p.type_v = cache.stock ? stock_type(cache.name) : GGML_TYPE_F16;
-    limit_outputs(p, o.outputs);
+    limit_outputs(p, std::max(o.outputs, o.sequences)); // the host wants one per sequence
 
     HostLog& log = host_messages();
     log.caches.clear();
