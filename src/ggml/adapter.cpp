@@ -60,8 +60,9 @@ void report_at_exit() { say("stats " + stats_json()); }
 
 // Null when the host is to run stock.
 ggml_backend_reg_t initialize() {
-    Host              host;
-    const std::string why = handshake(host);
+    Host        host;
+    std::string why = handshake(host);
+    if (why.empty() && !custom_ops_work()) why = "its custom operations have another layout";
     if (!why.empty()) {
         handshake_sentence = "refused: " + why;
         say("inactive, the host runs stock: " + why + " (host ggml " + host.version + ")");

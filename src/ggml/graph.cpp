@@ -151,25 +151,52 @@ void observe(const ggml_tensor* op) {
     }
 }
 
-ggml_status hooked_graph_compute(ggml_backend_t backend, ggml_cgraph* graph) {
-    static thread_local std::vector<std::unique_ptr<Job>> pool; // jobs keep their buffers from graph to graph
-    if (!kv_buffer_type() || !custom_params().ok) return host_graph_compute(backend, graph);
-    const int n = ggml_graph_n_nodes(graph);
-    for (int i = 0; i < n; i++) observe(ggml_graph_node(graph, i));
-    size_t n_jobs = 0;
-    for (int i = 0; i < n; i++) {
-        ggml_tensor* t = ggml_graph_node(graph, i);
-        if (is_view_op(t->op) || ggml_is_empty(t)) continue;
-        if (!touches_tiles(t)) {
-            if (touches_plain(t)) stats().fallback_ops++;
-            continue;
+bool custom_ops_work() { return custom_params().ok; }
+
+namespace {
+
+// The nodes on compressed caches as custom ops, for the life of this object; then the host's graph is as it was.
+class Rewritten {
+public:
+    Rewritten() = default;
+    void apply(ggml_cgraph* graph) {
+        const int n = ggml_graph_n_nodes(graph);
+        for (int i = 0; i < n; i++) observe(ggml_graph_node(graph, i));
+        for (int i = 0; i < n; i++) {
+            ggml_tensor* t = ggml_graph_node(graph, i);
+            if (is_view_op(t->op) || ggml_is_empty(t)) continue;
+            if (touches_tiles(t)) rewrite(t);
+            else if (touches_plain(t)) stats().fallback_ops++;
         }
-        if (n_jobs == 0)
+    }
+    ~Rewritten() {
+        for (size_t i = 0; i < n_jobs_; i++) {
+            const Job& job = *pool()[i];
+            job.node->op   = job.op;
+            std::memcpy(job.node->op_params, job.params, sizeof job.params);
+        }
+    }
+    Rewritten(const Rewritten&) = delete;
+
+    // The first job that failed, or null.
+    const Job* failed() const {
+        for (size_t i = 0; i < n_jobs_; i++)
+            if (pool()[i]->failed) return pool()[i].get();
+        return nullptr;
+    }
+
+private:
+    static std::vector<std::unique_ptr<Job>>& pool() { // jobs keep their buffers from graph to graph
+        static thread_local std::vector<std::unique_ptr<Job>> jobs;
+        return jobs;
+    }
+    void rewrite(ggml_tensor* t) {
+        if (n_jobs_ == 0)
             announce(tiles_of(t) ? t : *std::find_if(std::begin(t->src), std::end(t->src), [](const ggml_tensor* s) {
                 return s && tiles_of(s);
             }));
-        if (n_jobs == pool.size()) pool.push_back(std::make_unique<Job>());
-        Job& job = *pool[n_jobs++];
+        if (n_jobs_ == pool().size()) pool().push_back(std::make_unique<Job>());
+        Job& job = *pool()[n_jobs_];
         job.node = t, job.op = t->op, job.way = way_of(t);
         std::memcpy(job.params, t->op_params, sizeof job.params);
         job.stage = 0, job.failed = false;
@@ -180,19 +207,28 @@ ggml_status hooked_graph_compute(ggml_backend_t backend, ggml_cgraph* graph) {
         t->op           = GGML_OP_CUSTOM;
         std::memcpy(t->op_params, custom_params().params, sizeof t->op_params);
         std::memcpy(reinterpret_cast<char*>(t->op_params) + custom_params().at, &user, sizeof user);
+        n_jobs_++; // from here on the node is ours to restore
     }
-    stats().graphs++;
-    ggml_status status = host_graph_compute(backend, graph);
-    for (size_t i = 0; i < n_jobs; i++) { // the host's graph is as it was
-        Job& job     = *pool[i];
-        job.node->op = job.op;
-        std::memcpy(job.node->op_params, job.params, sizeof job.params);
-        if (job.failed) {
-            say(std::string(ggml_op_name(job.op)) + " failed: " + job.why);
-            status = GGML_STATUS_FAILED;
-        }
+
+    size_t n_jobs_ = 0;
+};
+
+} // namespace
+
+ggml_status hooked_graph_compute(ggml_backend_t backend, ggml_cgraph* graph) {
+    if (!kv_buffer_type()) return host_graph_compute(backend, graph);
+    try {                    // no exception may cross into the host
+        Rewritten rewritten; // restores what it rewrote, also when apply() fails half-way
+        rewritten.apply(graph);
+        const ggml_status status = host_graph_compute(backend, graph);
+        stats().graphs++;
+        const Job* job = rewritten.failed();
+        if (!job) return status;
+        say(std::string(ggml_op_name(job->op)) + " failed: " + job->why);
+    } catch (const std::exception& e) {
+        say(std::string("a graph could not be prepared: ") + e.what());
     }
-    return status;
+    return GGML_STATUS_FAILED;
 }
 
 } // namespace tightkv

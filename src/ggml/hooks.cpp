@@ -35,7 +35,11 @@ bool touches_kv_buffer(const ggml_tensor* op) {
 
 bool supports_op(ggml_backend_dev_t dev, const ggml_tensor* op) {
     if (!touches_kv_buffer(op)) return host_device.supports_op(dev, op);
-    observe(op);
+    try {
+        observe(op);
+    } catch (const std::exception& e) { // the graph will tell again when it runs
+        say_once(std::string("a cache could not be prepared: ") + e.what());
+    }
     return true; // the CPU is the last resort for memory of ours: what we do not know runs generically
 }
 

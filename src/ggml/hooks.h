@@ -21,6 +21,8 @@ void install_allocation_v3(const Host& host);
 
 // The graph half (graph.cpp).
 ggml_status hooked_graph_compute(ggml_backend_t backend, ggml_cgraph* graph);
+// Could the layout of the host's custom operations be learnt? Without it nothing may be hooked.
+bool custom_ops_work();
 // What a graph tells about its caches before it runs (also called on reserve graphs): head_dim, transposed V.
 void observe(const ggml_tensor* op);
 // A CPU backend without our hooks, for generic ops; null when the host gives none.
