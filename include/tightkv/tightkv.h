@@ -78,8 +78,8 @@ typedef struct {
     int64_t n_cells;   /* per stream; memory is committed as cells are first written */
 } tkv_cache_params;
 
-/* The last enumerator makes every int a valid value of the type: other operands are refused, not undefined. */
-typedef enum { TKV_K = 0, TKV_V = 1, TKV_OPERAND_MAX = 0x7fffffff } tkv_operand;
+typedef int tkv_operand; /* an int, so that any value a caller passes can be looked at, and refused */
+enum { TKV_K = 0, TKV_V = 1 };
 
 TKV_API tkv_cache_params tkv_cache_params_default(void);
 /* spec: docs/formats.md, for example "turbo3" or "k=turbo4:v=turbo3:first=f16x2". *cache is set on success only. */
