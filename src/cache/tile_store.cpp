@@ -103,6 +103,8 @@ void TileStore::read_canonical(int stream, int head, int64_t cell, uint8_t* byte
     pack_row(format_, d, coded, bytes);
 }
 
-void TileStore::clear() { madvise(base_, bytes_, MADV_DONTNEED); }
+void TileStore::clear() {
+    if (madvise(base_, bytes_, MADV_DONTNEED) != 0) std::memset(base_, 0, bytes_); // locked pages cannot be given back
+}
 
 } // namespace tightkv

@@ -122,7 +122,7 @@ struct Avx2 {
             const float inv = limit / bound;
             for (int i = 0; i < d; i++) {
                 const float x = std::nearbyint(q[i] * inv);
-                q8[i]         = static_cast<int8_t>(x > 127.0f ? 127.0f : x < -127.0f ? -127.0f : x);
+                q8[i]         = static_cast<int8_t>(x > 127.0f ? 127.0f : x > -127.0f ? x : -127.0f);
             }
             if (query_fits(q8, d)) return bound / limit;
         }

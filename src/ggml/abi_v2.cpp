@@ -47,6 +47,8 @@ ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t buft, size_t size)
         if (ggml_backend_buffer_t b = allocate_kv_buffer(size, seen.n_tensors, seen.caches, *spec)) return b;
         say("no address space for the compressed cache: left to the host as f16");
     }
+    if (spec && size > 0 && size != seen.sum && !seen.caches.empty())
+        say_once("a cache is left to the host as f16: its allocation was not recognised");
     return host_type.alloc_buffer(buft, size);
 }
 

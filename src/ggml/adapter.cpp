@@ -11,6 +11,7 @@
 
 #include "cpu/kernel_table.h"
 #include "ggml/hooks.h"
+#include "ggml/kv_buffer.h"
 #include "ggml/stats.h"
 
 namespace tightkv {
@@ -34,7 +35,7 @@ std::string set_cache_spec(const char* text) {
 // call.
 const char* proc_set_cache_spec(const char* text) {
     static thread_local std::string error;
-    error = set_cache_spec(text);
+    error = kv_buffer_type() ? set_cache_spec(text) : "the adapter is inactive: TIGHTKV was not set when it was loaded";
     return error.empty() ? nullptr : error.c_str();
 }
 const char* proc_stats_json() {

@@ -51,8 +51,13 @@ void cpu_relax() {
 bool prepared(Job& job, int n_threads) {
     int fresh = 0;
     if (job.stage.compare_exchange_strong(fresh, 1, std::memory_order_acq_rel)) {
-        const Status s = prepare_attention(job.node, job.params, n_threads, job.attention);
-        if (!s.ok()) job.why = s.message();
+        Status s;
+        try {
+            s = prepare_attention(job.node, job.params, n_threads, job.attention);
+        } catch (const std::exception& e) { // the others are waiting: they must be told
+            s = {StatusCode::kOutOfMemory, e.what()};
+        }
+        if (!s.ok()) job.why = s.message(), job.failed = true;
         job.stage.store(s.ok() ? 2 : 3, std::memory_order_release);
         return s.ok();
     }
@@ -68,7 +73,6 @@ void run_job(ggml_tensor*, int thread, int n_threads, void* user) {
         case Way::kWrite: write_rows(job.node, thread, n_threads); break;
         case Way::kAttend:
             if (prepared(job, n_threads)) job.attention.run();
-            else job.failed = true;
             break;
         case Way::kGeneric:
             if (thread == 0) {

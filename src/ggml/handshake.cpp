@@ -1,5 +1,5 @@
-// Version and layout checks against the host, all through functions that are public there. Reading a struct of an unknown layout is safe
-// as long as nothing is called through it: pointers reached through our layout must equal what the public getters say.
+// Version and layout checks against the host: what is reached through our layouts must equal what the public functions say. Structs that
+// differ between the two known versions are told apart first by the version number and the exported functions.
 #include "ggml/handshake.h"
 
 #include <dlfcn.h>
@@ -38,6 +38,23 @@ std::string check_tensors() {
     return {};
 }
 
+// A backend and a buffer made for the purpose: what follows their function tables must stand where our layouts say.
+std::string check_made_objects(ggml_backend_dev_t cpu) {
+    std::string          why;
+    const ggml_backend_t backend = ggml_backend_dev_init(cpu, nullptr);
+    if (!backend) return "the host makes no CPU backend";
+    if (abi::layout(backend)->device != ggml_backend_get_device(backend)) why = "the backend has another layout";
+    ggml_backend_free(backend);
+    if (!why.empty()) return why;
+    const ggml_backend_buffer_t buffer = ggml_backend_buft_alloc_buffer(ggml_backend_dev_buffer_type(cpu), 64);
+    if (!buffer) return "the host makes no buffer";
+    if (abi::layout(buffer)->buft != ggml_backend_buffer_get_type(buffer) ||
+        abi::layout(buffer)->size != ggml_backend_buffer_get_size(buffer))
+        why = "the buffer has another layout";
+    ggml_backend_buffer_free(buffer);
+    return why;
+}
+
 } // namespace
 
 std::string handshake(Host& host) {
@@ -62,7 +79,7 @@ std::string handshake(Host& host) {
     const ggml_backend_buffer_type_t buft = ggml_backend_dev_buffer_type(host.cpu);
     if (!(host.api == 2 ? buffer_type_matches<abi::BufferTypeInterfaceV2>(buft) : buffer_type_matches<abi::BufferTypeInterfaceV3>(buft)))
         return "the buffer type has another layout";
-    return {};
+    return check_made_objects(host.cpu);
 }
 
 } // namespace tightkv

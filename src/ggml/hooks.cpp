@@ -1,6 +1,7 @@
 // Device hooks: backends get our graph_compute, ops and buffers of ours are claimed.
 #include "ggml/hooks.h"
 
+#include <atomic>
 #include <mutex>
 
 #include "ggml/kv_buffer.h"
@@ -13,9 +14,9 @@ namespace {
 std::mutex               spec_lock;
 std::optional<CacheSpec> spec;
 
-ggml_backend_dev_t   cpu = nullptr;
-abi::DeviceInterface host_device; // the host's own functions
-ggml_status (*host_compute)(ggml_backend_t, ggml_cgraph*) = nullptr;
+ggml_backend_dev_t                                         cpu = nullptr;
+abi::DeviceInterface                                       host_device; // the host's own functions
+std::atomic<ggml_status (*)(ggml_backend_t, ggml_cgraph*)> host_compute{nullptr};
 
 ggml_backend_t init_backend(ggml_backend_dev_t dev, const char* params) {
     ggml_backend_t b = host_device.init_backend(dev, params);
@@ -59,7 +60,7 @@ std::optional<CacheSpec> active_spec() {
 }
 
 ggml_backend_t new_plain_backend() { return host_device.init_backend(cpu, nullptr); }
-ggml_status    host_graph_compute(ggml_backend_t b, ggml_cgraph* g) { return host_compute(b, g); }
+ggml_status    host_graph_compute(ggml_backend_t b, ggml_cgraph* g) { return host_compute.load(std::memory_order_relaxed)(b, g); }
 
 void install_hooks(const Host& host) {
     cpu         = host.cpu;

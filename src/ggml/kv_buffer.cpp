@@ -126,8 +126,7 @@ bool cpy_tensor(ggml_backend_buffer_t, const ggml_tensor* src, ggml_tensor* dst)
 void clear(ggml_backend_buffer_t b, uint8_t value) {
     KvBuffer* kv = of(b);
     for (const auto& [address, cache] : kv->caches) cache->clear();
-    if (value == 0) madvise(kv->base, kv->mapped, MADV_DONTNEED);
-    else std::memset(kv->base, value, kv->mapped);
+    if (value != 0 || madvise(kv->base, kv->mapped, MADV_DONTNEED) != 0) std::memset(kv->base, value, kv->mapped);
 }
 
 } // namespace

@@ -6,6 +6,7 @@
 #include <link.h>
 
 #include <atomic>
+#include <climits>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -13,32 +14,40 @@
 namespace {
 
 struct Search {
-    const char *library, *symbol;
-    void*       found;
+    const char* library;
+    char        path[PATH_MAX];
 };
 
 // The symbol in a library that is already loaded, by the start of its file name. The library moves to the global scope on the way: a
-// program that dlopens it locally (Python's ctypes) hides from the adapter what the adapter needs.
+// program that dlopens it locally (Python's ctypes) hides from the adapter what the adapter needs. Nothing is opened inside the callback,
+// which holds a lock of the loader.
 void* find(const char* library, const char* symbol) {
-    Search search{library, symbol, nullptr};
-    dl_iterate_phdr(
+    Search    search{library, {}};
+    const int found = dl_iterate_phdr(
         [](dl_phdr_info* info, size_t, void* data) {
             auto*       s    = static_cast<Search*>(data);
             const char* path = info->dlpi_name ? info->dlpi_name : "";
             const char* name = std::strrchr(path, '/');
             name             = name ? name + 1 : path;
-            if (std::strncmp(name, s->library, std::strlen(s->library)) != 0) return 0;
-            if (void* handle = dlopen(path, RTLD_LAZY | RTLD_NOLOAD | RTLD_GLOBAL)) s->found = dlsym(handle, s->symbol);
-            return s->found ? 1 : 0;
+            if (std::strncmp(name, s->library, std::strlen(s->library)) != 0 || std::strlen(path) >= sizeof s->path) return 0;
+            std::strcpy(s->path, path);
+            return 1;
         },
         &search);
-    return search.found;
+    void* handle = found ? dlopen(search.path, RTLD_LAZY | RTLD_NOLOAD | RTLD_GLOBAL) : nullptr;
+    return handle ? dlsym(handle, symbol) : nullptr;
+}
+
+// The host's function; where it lies in no library of the expected name, whatever comes after us.
+size_t (*host_reg_count())() {
+    void* f = find("libggml.so", "ggml_backend_reg_count");
+    return reinterpret_cast<size_t (*)()>(f ? f : dlsym(RTLD_NEXT, "ggml_backend_reg_count"));
 }
 
 } // namespace
 
 extern "C" __attribute__((visibility("default"))) size_t ggml_backend_reg_count(void) {
-    static auto* const real = reinterpret_cast<size_t (*)()>(find("libggml.so", "ggml_backend_reg_count"));
+    static auto* const real = host_reg_count();
     if (!real) return 0;
     const size_t             n = real();
     static std::atomic<bool> tried{false};

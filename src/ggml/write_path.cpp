@@ -1,4 +1,6 @@
 // SET_ROWS: new keys and values of a batch into the compressed cache.
+#include <stdexcept>
+
 #include "ggml/cache_ops.h"
 
 namespace tightkv {
@@ -21,7 +23,7 @@ void write_rows(const ggml_tensor* node, int thread, int n_threads) {
         const char*   index = static_cast<const char*>(cells->data) + static_cast<size_t>(i) * cells->nb[0];
         const int64_t cell =
             first + (cells->type == GGML_TYPE_I64 ? *reinterpret_cast<const int64_t*>(index) : *reinterpret_cast<const int32_t*>(index));
-        if (cell < 0 || cell >= c->n_cells() * c->n_streams()) continue; // the host asserts on it before we are asked
+        if (cell < first || cell >= first + node->ne[1]) throw std::out_of_range("a row index outside the cache view");
         const float* x    = reinterpret_cast<const float*>(static_cast<const char*>(rows->data) + static_cast<size_t>(i) * rows->nb[1]);
         const auto   tile = cell % c->n_cells() / kTileTokens;
         for (int h = 0; h < heads; h++)
