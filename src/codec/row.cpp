@@ -8,14 +8,7 @@ namespace tightkv {
 namespace {
 
 struct ScalarOps {
-    static void fwht(float* x, int n) {
-        for (int h = 1; h < n; h *= 2)
-            for (int i = 0; i < n; i += 2 * h)
-                for (int j = i; j < i + h; j++) {
-                    const float a = x[j], b = x[j + h];
-                    x[j] = a + b, x[j + h] = a - b;
-                }
-    }
+    static void  fwht(float* x, int n) { tightkv::fwht(x, n); }
     static float sum_squares(const float* x, int d) {
         float lane[16] = {};
         for (int i = 0; i < d; i++) lane[i % 16] += x[i] * x[i];

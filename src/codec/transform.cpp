@@ -23,6 +23,8 @@ float sign(int index, int which) {
     return splitmix64(kSignSeed + 2 * static_cast<uint64_t>(index) + static_cast<uint64_t>(which)) >> 63 ? -1.0f : 1.0f;
 }
 
+} // namespace
+
 void fwht(float* x, int n) {
     for (int h = 1; h < n; h *= 2)
         for (int i = 0; i < n; i += 2 * h)
@@ -31,8 +33,6 @@ void fwht(float* x, int n) {
                 x[j] = a + b, x[j + h] = a - b;
             }
 }
-
-} // namespace
 
 Transform::Transform(int head_dim) : head_dim_(head_dim) {
     for (int rest = head_dim, n = kMaxHeadDim; rest > 0; n /= 2)

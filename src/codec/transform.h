@@ -11,6 +11,9 @@ namespace tightkv {
 
 inline constexpr uint64_t kSignSeed = 0x7469676874'6b7631ull; // "tightkv1": changes with kFormatVersion
 
+// Scalar reference of the butterflies, in place, without the factor 1/sqrt(n); n a power of two.
+void fwht(float* x, int n);
+
 class Transform {
 public:
     // head_dim must be valid (format.h); everything is computed here, the methods allocate nothing and are thread-safe.

@@ -17,6 +17,15 @@ inline float mask_value(const AttendArgs& a, int r, int j) {
     return a.slope && m != kNegInf ? a.slope[r] * m : m;
 }
 
+// Value in standard deviations of int8 level 1, of a format with a transform.
+inline float unit_of(const Format& f) { return f.kind == FormatKind::Uniform ? kUniformUnit : codebook(f.bits).unit; }
+
+inline bool all_finite(const float* x, int d) {
+    float sum = 0;
+    for (int i = 0; i < d; i++) sum += x[i] * 0.0f;
+    return sum == 0.0f;
+}
+
 // Row j in the domain the kernel works in: [head_dim], transformed values (f16 rows: the values themselves).
 inline void transformed_row(const TileRun& run, Operand op, int j, float* x) {
     const int      d    = run.head_dim;

@@ -172,12 +172,6 @@ template <class Isa> struct Attention {
         l += fold_sum(sum);
     }
 
-    static bool finite(const float* x, int d) {
-        float sum = 0;
-        for (int i = 0; i < d; i++) sum += x[i] * 0.0f;
-        return sum == 0.0f;
-    }
-
     // integer: scores and weighted sums of codebook formats stay on the packed codes (decode); else every tile is expanded (batched).
     static void run(const AttendArgs& a, const AttendState& s, float* scratch, bool integer) {
         const int    dk = a.k.head_dim, dv = a.v.head_dim;
@@ -229,7 +223,7 @@ template <class Isa> struct Attention {
         }
         // A query with NaN or Inf has no integer operand; its row, and only its row, answers NaN as f32 arithmetic would.
         for (int r = 0; r < a.rows; r++)
-            if (!finite(a.q + static_cast<size_t>(r) * dk, dk)) {
+            if (!all_finite(a.q + static_cast<size_t>(r) * dk, dk)) {
                 s.m[r] = 0.0f, s.l[r] = __builtin_nanf("");
                 for (int i = 0; i < dv; i++) s.o[static_cast<size_t>(r) * dv + i] = __builtin_nanf("");
             }

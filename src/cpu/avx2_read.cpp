@@ -231,7 +231,6 @@ struct Avx2 {
     static __m256 byte_lane(__m256i x, int b) {
         return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_sll_epi32(x, _mm_cvtsi32_si128(24 - 8 * b)), 24));
     }
-    static float unit_of(const Format& f) { return f.kind == FormatKind::Uniform ? kUniformUnit : codebook(f.bits).unit; }
 
     template <int Bits, class Use> [[gnu::always_inline]] static void unpack_levels(const uint8_t* p, const Table& t, Use use) {
         if constexpr (Bits == 8) {

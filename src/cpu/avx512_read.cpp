@@ -78,7 +78,7 @@ struct Avx512 {
         for (int r = 0; r < rows; r++, q += d) {
             float top = 0;
             for (int i = 0; i < d; i++) top = std::fmax(top, std::fabs(q[i]));
-            const bool  usable = finite(q, d) && top > 1e-30f; // else the operand is zero; NaN and Inf are dealt with by the caller
+            const bool  usable = all_finite(q, d) && top > 1e-30f; // else the operand is zero; NaN and Inf are dealt with by the caller
             const float inv    = usable ? 127.0f / top : 0.0f;
             int32_t     sum    = 0;
             for (int i = 0; i < d; i++) {
@@ -88,11 +88,6 @@ struct Avx512 {
             out.minus[r] = -128 * sum;
             out.step[r]  = usable ? top / 127.0f * unit : 0.0f;
         }
-    }
-    static bool finite(const float* x, int d) {
-        float sum = 0;
-        for (int i = 0; i < d; i++) sum += x[i] * 0.0f;
-        return sum == 0.0f;
     }
 
     template <int Bits, int R> static void scores_of(const uint8_t* tile, int d, const QueryOperand& op, float* out) {
@@ -148,7 +143,6 @@ struct Avx512 {
     static __m512 byte_lane(__m512i x, int b) { // bytes of four neighbours (dims of K, tokens of V) -> one f32 vector each
         return _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_sll_epi32(x, _mm_cvtsi32_si128(24 - 8 * b)), 24));
     }
-    static float unit_of(const Format& f) { return f.kind == FormatKind::Uniform ? kUniformUnit : codebook(f.bits).unit; }
 
     template <int Bits> static void expand_k(const Format& f, const uint8_t* tile, int d, float* out) {
         const __m512i     t = Bits == 8 ? _mm512_setzero_si512() : make_table(Bits == 8 ? 4 : Bits, 0);

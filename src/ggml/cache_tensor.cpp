@@ -18,6 +18,13 @@ uint16_t storable_half(float x) {
     return (h & 0x7fff) == 0x7c00 ? static_cast<uint16_t>((h & 0x8000) | kHalfMax) : h;
 }
 
+// Before a graph has told: the commonest head_dims first.
+int64_t likely_head_dim(int64_t n_embd) {
+    int64_t d = 128;
+    while (d > kMinHeadDim && n_embd % d != 0) d /= 2;
+    return d;
+}
+
 } // namespace
 
 CacheTensor::CacheTensor(const ggml_tensor* t, Operand op, const Format& f)
@@ -30,8 +37,7 @@ CacheTensor::~CacheTensor() {
 size_t CacheTensor::packed_bytes() const {
     if (store_) return store_->bytes();
     if (mode_ == CacheMode::kPlain) return static_cast<size_t>(n_embd_ * n_cells_ * n_streams_) * 2;
-    int64_t d = 128;
-    while (d > kMinHeadDim && n_embd_ % d != 0) d /= 2;
+    const int64_t d = likely_head_dim(n_embd_);
     return tile_bytes(format_, static_cast<int>(d)) *
            static_cast<size_t>(n_embd_ / d * ((n_cells_ + kTileTokens - 1) / kTileTokens) * n_streams_);
 }
@@ -91,9 +97,7 @@ void CacheTensor::make_plain(const std::string& why) {
 
 void CacheTensor::decide() {
     if (mode_ != CacheMode::kUndecided) return;
-    int64_t d = 128;
-    while (d > kMinHeadDim && n_embd_ % d != 0) d /= 2;
-    learn_head_dim(d);
+    learn_head_dim(likely_head_dim(n_embd_));
 }
 
 CacheTensor::Cell CacheTensor::cell_of(int64_t head_row) const {

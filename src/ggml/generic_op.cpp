@@ -1,5 +1,6 @@
 // Any op on a compressed cache that has no native kernel: its cache operands are decoded into f16 shadows, the host's own op runs
 // on those, and what it changed is encoded again.
+#include <algorithm>
 #include <cstring>
 #include <memory>
 
