@@ -1,6 +1,7 @@
 #include "interrupt.h"
 
 #include <csignal>
+#include <ctime>
 #include <unistd.h>
 
 #include "errors.h"
@@ -9,10 +10,19 @@ namespace tightkv::tool {
 
 namespace {
 volatile std::sig_atomic_t flag = 0;
+timespec                   first; // when flag was set; only the handler reads it
 
+// The first interrupt asks for an orderly end, a second one a second later ends at once. Closer together they are one: programs that
+// start us (timeout, shells) send the signal to the process and again to its group.
 void on_interrupt(int) {
-    if (flag) _exit(kExitInterrupted);
-    flag = 1;
+    timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    if (!flag) {
+        first = now;
+        flag  = 1;
+        return;
+    }
+    if ((now.tv_sec - first.tv_sec) * 1000 + (now.tv_nsec - first.tv_nsec) / 1000000 >= 1000) _exit(kExitInterrupted);
 }
 } // namespace
 

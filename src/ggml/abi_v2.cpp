@@ -2,6 +2,7 @@
 // every tensor of the cache in turn (get_alloc_size), then allocates the sum.
 #include <vector>
 
+#include "ggml/guard.h"
 #include "ggml/hooks.h"
 #include "ggml/kv_buffer.h"
 #include "ggml/stats.h"
@@ -35,21 +36,30 @@ size_t get_alloc_size(ggml_backend_buffer_type_t buft, const ggml_tensor* t) {
     }
     query.n_tensors++;
     query.sum += GGML_PAD(n, host_type.get_alignment(buft));
-    if (is_cache_tensor(t)) query.caches.push_back(t);
+    guarded([&] {
+        if (is_cache_tensor(t)) query.caches.push_back(t);
+    });
     return n;
 }
 
-ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t buft, size_t size) {
+// Null: not a cache to compress.
+ggml_backend_buffer_t alloc_compressed(size_t size) {
     const Query seen = std::move(query);
     query            = {};
     const auto spec  = active_spec();
-    if (spec && size > 0 && size == seen.sum && !seen.caches.empty()) {
-        if (ggml_backend_buffer_t b = allocate_kv_buffer(size, seen.n_tensors, seen.caches, *spec)) return b;
-        say("no address space for the compressed cache: left to the host as f16");
-    }
-    if (spec && size > 0 && size != seen.sum && !seen.caches.empty())
+    if (!spec || size == 0 || seen.caches.empty()) return nullptr;
+    if (size != seen.sum) {
         say_once("a cache is left to the host as f16: its allocation was not recognised");
-    return host_type.alloc_buffer(buft, size);
+        return nullptr;
+    }
+    if (ggml_backend_buffer_t b = allocate_kv_buffer(size, seen.n_tensors, seen.caches, *spec)) return b;
+    say("no address space for the compressed cache: left to the host as f16");
+    return nullptr;
+}
+
+ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t buft, size_t size) {
+    ggml_backend_buffer_t b = guarded<ggml_backend_buffer_t>(nullptr, [&] { return alloc_compressed(size); });
+    return b ? b : host_type.alloc_buffer(buft, size);
 }
 
 } // namespace

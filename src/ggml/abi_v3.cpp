@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "ggml-alloc.h"
+#include "ggml/guard.h"
 #include "ggml/hooks.h"
 #include "ggml/kv_buffer.h"
 #include "ggml/stats.h"
@@ -43,36 +44,51 @@ ggml_backend_buffer_t place(ggml_backend_buffer_t b, ggml_tensor** tensors, int 
         ggml_status  s = GGML_STATUS_SUCCESS;
         if (needs_room(t)) s = ggml_tallocr_alloc(&room, t);
         else if (t->view_src && !t->buffer) s = ggml_backend_view_init(t);
-        if (s != GGML_STATUS_SUCCESS) {
-            ggml_backend_buffer_free(b);
-            return nullptr;
-        }
+        if (s == GGML_STATUS_SUCCESS) continue;
+        for (int k = 0; k <= i; k++) // as they came, so that somebody else may place them
+            if (tensors[k]->buffer == b) tensors[k]->buffer = nullptr, tensors[k]->data = nullptr;
+        ggml_backend_buffer_free(b);
+        return nullptr;
     }
     return b;
 }
 
-ggml_backend_buffer_t alloc_buffer_n(ggml_backend_buffer_type_t buft, ggml_tensor** tensors, int n) {
-    size_t size = 0, n_tensors = 0;
+size_t padded_size(ggml_backend_buffer_type_t buft, ggml_tensor** tensors, int n) {
+    size_t size = 0;
     for (int i = 0; i < n; i++)
-        if (needs_room(tensors[i])) n_tensors++, size += padded_size(buft, tensors[i]);
-    const auto caches = caches_in(tensors, n);
+        if (needs_room(tensors[i])) size += padded_size(buft, tensors[i]);
+    return size;
+}
+
+// Null: nothing to compress.
+ggml_backend_buffer_t alloc_compressed(ggml_backend_buffer_type_t buft, ggml_tensor** tensors, int n) {
     const auto spec   = active_spec();
-    if (spec && !caches.empty() && size > 0) {
-        if (ggml_backend_buffer_t b = allocate_kv_buffer(size, n_tensors, caches, *spec)) return place(b, tensors, n);
-        say("no address space for the compressed cache: left to the host as f16");
-    }
+    const auto caches = spec ? caches_in(tensors, n) : std::vector<const ggml_tensor*>{};
+    if (caches.empty()) return nullptr;
+    const auto n_tensors = static_cast<size_t>(std::count_if(tensors, tensors + n, needs_room));
+    if (ggml_backend_buffer_t b = place(allocate_kv_buffer(padded_size(buft, tensors, n), n_tensors, caches, *spec), tensors, n)) return b;
+    say("no room for the compressed cache: left to the host as f16");
+    return nullptr;
+}
+
+ggml_backend_buffer_t alloc_buffer_n(ggml_backend_buffer_type_t buft, ggml_tensor** tensors, int n) {
+    if (ggml_backend_buffer_t b = guarded<ggml_backend_buffer_t>(nullptr, [&] { return alloc_compressed(buft, tensors, n); })) return b;
     if (host_type.alloc_buffer_n) return host_type.alloc_buffer_n(buft, tensors, n);
+    const size_t size = padded_size(buft, tensors, n);
     return size == 0 ? nullptr : place(ggml_backend_buft_alloc_buffer(buft, size), tensors, n);
 }
 
 size_t get_alloc_size_n(ggml_backend_buffer_type_t buft, ggml_tensor** tensors, int n) {
-    const auto caches = caches_in(tensors, n);
-    const auto spec   = active_spec();
-    if (host_type.get_alloc_size_n && (!spec || caches.empty())) return host_type.get_alloc_size_n(buft, tensors, n);
-    size_t size = 0;
+    const size_t packed = guarded(size_t{0}, [&] {
+        const auto spec   = active_spec();
+        const auto caches = spec ? caches_in(tensors, n) : std::vector<const ggml_tensor*>{};
+        return caches.empty() ? 0 : planned_bytes(caches, *spec);
+    });
+    if (packed == 0) return host_type.get_alloc_size_n ? host_type.get_alloc_size_n(buft, tensors, n) : padded_size(buft, tensors, n);
+    size_t size = packed;
     for (int i = 0; i < n; i++)
-        if (needs_room(tensors[i]) && !(spec && is_cache_tensor(tensors[i]))) size += padded_size(buft, tensors[i]);
-    return size + (spec ? planned_bytes(caches, *spec) : 0);
+        if (needs_room(tensors[i]) && !is_cache_tensor(tensors[i])) size += padded_size(buft, tensors[i]);
+    return size;
 }
 
 } // namespace

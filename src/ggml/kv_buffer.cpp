@@ -9,6 +9,7 @@
 #include <map>
 
 #include "ggml/abi.h"
+#include "ggml/guard.h"
 #include "ggml/stats.h"
 
 namespace tightkv {
@@ -62,39 +63,46 @@ void* get_base(ggml_backend_buffer_t b) { return of(b)->base; }
 // and asserts on it only while placing.
 ggml_status init_tensor(ggml_backend_buffer_t b, ggml_tensor* t) {
     if (t->view_src) return GGML_STATUS_SUCCESS;
-    KvBuffer* kv = of(b);
-    Operand   op;
-    // A copy that the host makes of a cache tensor keeps the name; only those announced before are caches.
-    if (is_cache_tensor(t, &op) && std::find(kv->planned.begin(), kv->planned.end(), t) != kv->planned.end())
-        kv->caches[t->data] = std::make_unique<CacheTensor>(t, op, format_of(t, op, layer_names(kv->planned), kv->spec));
-    else kv->plain_bytes += ggml_nbytes(t);
-    if (kv->unplaced > 0 && --kv->unplaced == 0) {
-        size_t bytes = kv->plain_bytes;
-        for (const auto& [address, cache] : kv->caches) bytes += cache->packed_bytes();
-        abi::layout(b)->size = std::min(abi::layout(b)->size, bytes);
-    }
-    return GGML_STATUS_SUCCESS;
+    return guarded(GGML_STATUS_ALLOC_FAILED, [&] {
+        KvBuffer* kv = of(b);
+        Operand   op;
+        // A copy that the host makes of a cache tensor keeps the name; only those announced before are caches.
+        if (is_cache_tensor(t, &op) && std::find(kv->planned.begin(), kv->planned.end(), t) != kv->planned.end())
+            kv->caches[t->data] = std::make_unique<CacheTensor>(t, op, format_of(t, op, layer_names(kv->planned), kv->spec));
+        else kv->plain_bytes += ggml_nbytes(t);
+        if (kv->unplaced > 0 && --kv->unplaced == 0) {
+            size_t bytes = kv->plain_bytes;
+            for (const auto& [address, cache] : kv->caches) bytes += cache->packed_bytes();
+            abi::layout(b)->size = std::min(abi::layout(b)->size, bytes);
+        }
+        return GGML_STATUS_SUCCESS;
+    });
 }
 
 void set_tensor(ggml_backend_buffer_t, ggml_tensor* t, const void* data, size_t offset, size_t size) {
-    if (CacheTensor* c = cache_of(t)) c->write(offset_of(t) + offset, data, size);
-    else std::memcpy(static_cast<char*>(t->data) + offset, data, size);
+    guarded([&] {
+        if (CacheTensor* c = cache_of(t)) c->write(offset_of(t) + offset, data, size);
+        else std::memcpy(static_cast<char*>(t->data) + offset, data, size);
+    });
 }
 void get_tensor(ggml_backend_buffer_t, const ggml_tensor* t, void* data, size_t offset, size_t size) {
-    if (CacheTensor* c = cache_of(t)) c->read(offset_of(t) + offset, data, size);
-    else std::memcpy(data, static_cast<const char*>(t->data) + offset, size);
+    guarded([&] {
+        if (CacheTensor* c = cache_of(t)) c->read(offset_of(t) + offset, data, size);
+        else std::memcpy(data, static_cast<const char*>(t->data) + offset, size);
+    });
 }
 void memset_tensor(ggml_backend_buffer_t b, ggml_tensor* t, uint8_t value, size_t offset, size_t size) {
     if (!cache_of(t)) {
         std::memset(static_cast<char*>(t->data) + offset, value, size);
         return;
     }
-    const std::vector<uint8_t> bytes(std::min<size_t>(size, 1 << 16), value);
-    for (size_t at = 0; at < size; at += bytes.size()) set_tensor(b, t, bytes.data(), offset + at, std::min(bytes.size(), size - at));
+    uint8_t bytes[4096];
+    std::memset(bytes, value, sizeof bytes);
+    for (size_t at = 0; at < size; at += sizeof bytes) set_tensor(b, t, bytes, offset + at, std::min(sizeof bytes, size - at));
 }
 
 // Sequence copies between streams: packed rows, no decoding. False leaves it to the host (get, then set).
-bool cpy_tensor(ggml_backend_buffer_t, const ggml_tensor* src, ggml_tensor* dst) {
+bool copy_rows(const ggml_tensor* src, ggml_tensor* dst) {
     CacheTensor *from = cache_of(src), *to = cache_of(dst);
     if (!from || !to) {
         if (from || to || !in_kv_buffer(src) || !in_kv_buffer(dst)) return false;
@@ -121,6 +129,10 @@ bool cpy_tensor(ggml_backend_buffer_t, const ggml_tensor* src, ggml_tensor* dst)
         stats().rows_read++, stats().rows_written++;
     }
     return true;
+}
+
+bool cpy_tensor(ggml_backend_buffer_t, const ggml_tensor* src, ggml_tensor* dst) {
+    return guarded(false, [&] { return copy_rows(src, dst); });
 }
 
 void clear(ggml_backend_buffer_t b, uint8_t value) {

@@ -91,6 +91,8 @@ TEST_F(CliModel, StockCachesNeedNoAdapter) {
         << o.out;
 }
 
+// `timeout` interrupts the process and then its group: two signals, one interruption. A machine so slow that nothing is measured after
+// eight seconds must answer with a complete document all the same.
 TEST_F(CliModel, InterruptionKeepsWhatWasMeasured) {
     const Outcome o = eval("--cache q8_0 --ctx 256 --chunks 300 --path batched -o json", "timeout --preserve-status -s INT 8");
     EXPECT_EQ(o.exit_code, 130) << o.err;
