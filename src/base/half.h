@@ -31,6 +31,7 @@ constexpr uint16_t float_to_half(float f) {
     return sign | static_cast<uint16_t>((mag - 0x38000000u + 0xfffu + odd) >> 13);
 }
 
-inline constexpr uint16_t kHalfMax = 0x7bffu; // 65504
+inline constexpr uint16_t kHalfMax    = 0x7bffu; // 65504
+inline constexpr uint16_t kHalfNegInf = 0xfc00u;
 
 } // namespace tightkv

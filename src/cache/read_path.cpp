@@ -76,7 +76,7 @@ Status AttentionJob::prepare(const AttentionArgs& a, int n_threads) {
     // Few rows: packed codes serve all of them at once. Many: blocks of rows share expanded tiles.
     const int64_t rows     = static_cast<int64_t>(a.n_tokens) * group_;
     decode_                = rows <= kMaxDecodeRows || (a.n_tokens == 1);
-    tokens_per_block_      = decode_ ? a.n_tokens : std::max(1, 64 / group_);
+    tokens_per_block_      = decode_ ? a.n_tokens : std::max(1, kMaxBatchedRows / group_);
     const int64_t per_head = (a.n_tokens + tokens_per_block_ - 1) / tokens_per_block_;
     n_blocks_              = per_head * a.n_kv_heads * a.n_streams;
 

@@ -26,6 +26,15 @@ inline bool all_finite(const float* x, int d) {
     return sum == 0.0f;
 }
 
+// A query with NaN or Inf has no integer operand; its row, and only its row, answers NaN as f32 arithmetic would.
+inline void poison_rows(const AttendArgs& a, const AttendState& s) {
+    for (int r = 0; r < a.rows; r++)
+        if (!all_finite(a.q + static_cast<size_t>(r) * a.k.head_dim, a.k.head_dim)) {
+            s.m[r] = 0.0f, s.l[r] = __builtin_nanf("");
+            for (int i = 0; i < a.v.head_dim; i++) s.o[static_cast<size_t>(r) * a.v.head_dim + i] = __builtin_nanf("");
+        }
+}
+
 // Row j in the domain the kernel works in: [head_dim], transformed values (f16 rows: the values themselves).
 inline void transformed_row(const TileRun& run, Operand op, int j, float* x) {
     const int      d    = run.head_dim;

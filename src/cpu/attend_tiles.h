@@ -1,66 +1,29 @@
-// Attention over a run of tiles, written once over the operations of an ISA (struct Isa, see avx2_read.cpp):
-//   kLanes, Floats, Ints, FloatsInMemory                     floats per vector, and the vector types (GCC vector extensions)
+// Attention over a run of tiles, lanes are tokens (scores) and dims (weighted sums). Written once over the operations of an ISA (struct
+// Isa, see avx2_read.cpp), beside those of vectors.h:
 //   prepare_query(q, d, rows, unit, QueryOperand&)           int8 operand of the scores
 //   scores(bits, tile, d, operand, rows, out)                out[rows][64] = step * unit * Σ q8 * level
-//   quantize_weights(w, w8) -> step                          u8 operand of the weighted sum, 64 tokens
+//   quantize_weights(w, w8) -> step                          u8 operand of the weighted sum, 64 tokens as vectors
 //   weigh(bits, tile, d, w8, step, rows, o)                  o[rows][d] += step * Σ w8 * level
 //   expand(format, operand, tile, d, out)                    K: out[d][64], V: out[64][d], f32 with scales
 //   load_halves(p, out)                                      64 f16 -> f32
-// Everything has internal linkage: each ISA unit owns its copy, compiled with its own flags.
+//   equal_bits(p, half)                                      bit t: p[t] == half, 64 of them
+// Scores are carried in units of log2: the exponential is 2^x.
 #pragma once
 #include <cmath>
 #include <cstring>
 
 #include "cpu/attend_common.h"
+#include "cpu/attend_rows.h"
+#include "cpu/vectors.h"
 
 namespace tightkv {
 namespace {
 
-template <class Isa> struct Attention {
-    static constexpr int kLanes   = Isa::kLanes;
-    using Fv                      = typename Isa::Floats;
-    using Iv                      = typename Isa::Ints;
-    using Fu                      = typename Isa::FloatsInMemory;
+template <class Isa> struct Attention : Vectors<Isa> {
+    using V = Vectors<Isa>;
+    using typename V::Fv;
+    using V::kLanes, V::load, V::store, V::splat, V::larger;
     static constexpr int kVectors = kTileTokens / kLanes; // per tile row
-
-    static Fv    load(const float* p) { return *reinterpret_cast<const Fu*>(p); }
-    static void  store(float* p, Fv v) { *reinterpret_cast<Fu*>(p) = v; }
-    static Fv    splat(float x) { return Fv{} + x; }
-    static Fv    larger(Fv a, Fv b) { return a > b ? a : b; }
-    static float fold_max(Fv v) {
-        float top = v[0];
-        for (int i = 1; i < kLanes; i++) top = v[i] > top ? v[i] : top;
-        return top;
-    }
-    static float fold_sum(Fv v) {
-        float sum = 0;
-        for (int i = 0; i < kLanes; i++) sum += v[i];
-        return sum;
-    }
-
-    // e^x for x <= 0: 2^(n + f), n to nearest, f in [-0.5, 0.5] by the degree-5 Taylor polynomial of 2^f (relative error below 3e-6).
-    // Below 2^-126 the result is 2^-126 times something at most 1.42, which no sum of softmax weights can see.
-    static Fv exp_nonpositive(Fv x) {
-        constexpr float kRound = 0x1.8p23f; // adding it leaves the nearest integer in the low mantissa bits
-        Fv              y      = x * 1.44269504f;
-        y                      = larger(y, splat(-126.0f));
-        const Fv t             = y + kRound;
-        const Fv f             = y - (t - kRound);
-        Iv       n;
-        std::memcpy(&n, &t, sizeof n);
-        n -= std::bit_cast<int32_t>(kRound);
-        Fv p = splat(1.3333558e-3f); // ln2^5 / 5!
-        p    = p * f + 9.6181291e-3f;
-        p    = p * f + 5.5504109e-2f;
-        p    = p * f + 2.4022651e-1f;
-        p    = p * f + 6.9314718e-1f;
-        p    = p * f + 1.0f;
-        Iv bits;
-        std::memcpy(&bits, &p, sizeof bits);
-        bits += n << 23;
-        std::memcpy(&p, &bits, sizeof p);
-        return p;
-    }
 
     // out[r][t] = Σ_i q[r][i] * kt[i][t]
     template <int R> static void score_block(const float* q, int d, const float* kt, float* out) {
@@ -111,65 +74,74 @@ template <class Isa> struct Attention {
         for (; r < rows; r++) weigh_block<1>(p + r * kTileTokens, v, d, o + static_cast<size_t>(r) * d);
     }
 
-    // Additive terms of one tile for one row, -inf for keys outside [begin, end). False when the whole tile is masked.
-    static bool load_bias(const AttendArgs& a, int r, int tile_begin, float* bias) {
+    // ---- masks: one tile of one row is open (adds nothing), closed (-inf everywhere) or has terms of its own
+
+    enum class View : uint8_t { kOpen, kClosed, kTerms };
+
+    // terms: additive terms in units of log2, -inf for keys outside [begin, end); written when the answer is kTerms.
+    static View view_tile(const AttendArgs& a, int r, int tile_begin, float* terms) {
         const int n = a.end - tile_begin < kTileTokens ? a.end - tile_begin : kTileTokens;
-        if (a.mask_type == MaskType::kNone) {
-            for (int t = 0; t < n; t++) bias[t] = 0.0f;
-        } else {
+        if (n == kTileTokens) {
+            if (a.mask_type == MaskType::kNone) return View::kOpen;
             if (a.mask_type == MaskType::kF16) {
                 const uint16_t* m = static_cast<const uint16_t*>(a.mask[r]) + tile_begin;
-                if (n == kTileTokens) Isa::load_halves(m, bias);
-                else
-                    for (int t = 0; t < n; t++) bias[t] = half_to_float(m[t]);
-            } else {
-                std::memcpy(bias, static_cast<const float*>(a.mask[r]) + tile_begin, sizeof(float) * n);
+                if (Isa::equal_bits(m, 0) == ~uint64_t{0}) return View::kOpen;
+                if (Isa::equal_bits(m, kHalfNegInf) == ~uint64_t{0}) return View::kClosed;
+                Isa::load_halves(m, terms);
             }
         }
-        for (int t = n; t < kTileTokens; t++) bias[t] = kNegInf;
-        if (a.slope && a.slope[r] != 1.0f && a.mask_type != MaskType::kNone)
-            for (int t = 0; t < n; t++) bias[t] = bias[t] == kNegInf ? kNegInf : bias[t] * a.slope[r];
-        Fv top = load(bias);
-        for (int i = 1; i < kVectors; i++) top = larger(top, load(bias + i * kLanes));
-        return !(fold_max(top) == kNegInf);
+        if (n < kTileTokens || a.mask_type == MaskType::kF32)
+            for (int t = 0; t < kTileTokens; t++) terms[t] = t < n ? mask_value(a, r, tile_begin + t) : kNegInf;
+        else if (a.slope && a.slope[r] != 1.0f)
+            for (int t = 0; t < kTileTokens; t++) terms[t] = terms[t] == kNegInf ? kNegInf : terms[t] * a.slope[r];
+        float top = kNegInf;
+        for (int t = 0; t < kTileTokens; t++) {
+            terms[t] *= kLog2E;
+            top = terms[t] > top ? terms[t] : top;
+        }
+        return top == kNegInf ? View::kClosed : View::kTerms;
     }
 
-    // Scores of one row -> weights p = exp(score - m), in place; carries m, l and o along. sc: raw dots; factor: per key, or null.
-    static void softmax_row(const AttendArgs& a, float* sc, const float* factor, const float* bias, float& m, float& l, float* o) {
-        const int dv  = a.v.head_dim;
-        Fv        top = splat(kNegInf);
+    // ---- the running softmax
+
+    struct RowState {
+        float m;   // reference the weights are relative to: at most kLag behind the true maximum
+        float top; // the true maximum so far
+        Fv    l;   // Σ weights, by lane
+    };
+    static constexpr float kLag = 8.0f; // a weight is at most 2^8, and o is rescaled seldom
+
+    // Scores of one row (dots; times factor per key, plus terms) -> weights 2^(score - m). False: the row sees nothing of the tile.
+    template <bool Terms> static bool row_weights(const AttendArgs& a, const float* dots, const float* factor, const float* terms,
+                                                  RowState& s, float* o, Fv* weights) {
+        Fv top = splat(kNegInf);
         for (int i = 0; i < kVectors; i++) {
-            Fv s = load(sc + i * kLanes) * a.scale;
-            if (factor) s *= load(factor + i * kLanes);
+            Fv x = load(dots + i * kLanes) * load(factor + i * kLanes);
             if (a.softcap != 0) {
-                Fv u = s / a.softcap;
-                for (int x = 0; x < kLanes; x++) u[x] = std::tanh(u[x]);
-                s = u * a.softcap;
+                x = x / a.softcap;
+                for (int k = 0; k < kLanes; k++) x[k] = std::tanh(x[k]);
+                x = x * (a.softcap * kLog2E);
             }
-            s += load(bias + i * kLanes);
-            store(sc + i * kLanes, s);
-            top = larger(top, s);
+            if (Terms) x += load(terms + i * kLanes);
+            weights[i] = x;
+            top        = larger(top, x);
         }
-        const float tile_max = fold_max(top);
-        if (tile_max == kNegInf) { // every key of this tile is masked for this row
-            std::memset(sc, 0, sizeof(float) * kTileTokens);
-            return;
+        const float tile_top = Isa::fold_max(top);
+        if (tile_top == kNegInf) return false;
+        s.top = tile_top > s.top ? tile_top : s.top;
+        if (tile_top > s.m + kLag || s.m == kNegInf) {
+            const float shrink = s.m == kNegInf ? 0.0f : std::exp2(s.m - tile_top);
+            s.l *= shrink;
+            for (int i = 0; i < a.v.head_dim; i += kLanes) store(o + i, load(o + i) * shrink);
+            s.m = tile_top;
         }
-        if (tile_max > m) {
-            const float shrink = m == kNegInf ? 0.0f : std::exp(m - tile_max);
-            l *= shrink;
-            for (int i = 0; i < dv; i += kLanes) store(o + i, load(o + i) * shrink);
-            m = tile_max;
-        }
-        Fv sum{};
         for (int i = 0; i < kVectors; i++) {
-            const Fv s = load(sc + i * kLanes);
-            Fv       p = exp_nonpositive(s - m);
-            p          = s == splat(kNegInf) ? Fv{} : p; // masked keys weigh exactly nothing
-            store(sc + i * kLanes, p);
-            sum += p;
+            Fv p = V::exp2(weights[i] - s.m);
+            if (Terms) p = weights[i] == splat(kNegInf) ? Fv{} : p; // masked keys weigh exactly nothing
+            weights[i] = p;
+            s.l += p;
         }
-        l += fold_sum(sum);
+        return true;
     }
 
     // integer: scores and weighted sums of codebook formats stay on the packed codes (decode); else every tile is expanded (batched).
@@ -182,36 +154,60 @@ template <class Isa> struct Attention {
         const bool   v_int  = integer && a.v.format.kind == FormatKind::Levels;
         const size_t k_step = tile_bytes(a.k.format, dk), v_step = tile_bytes(a.v.format, dv);
         const float  v_unit = v_int ? codebook(a.v.format.bits).unit : 1.0f;
+        const float  scale  = a.softcap != 0 ? a.scale : a.scale * kLog2E;
 
         typename Isa::QueryOperand operand;
         if (k_int) Isa::prepare_query(a.q, dk, a.rows, codebook(a.k.format.bits).unit, operand);
 
-        alignas(64) float   bias[kTileTokens], k_scale[kTileTokens], v_scale[kTileTokens], w[kTileTokens];
+        alignas(64) float   terms[kTileTokens], factor[kTileTokens], v_scale[kTileTokens];
         alignas(64) uint8_t w8[kMaxDecodeRows][kTileTokens];
         float               step[kMaxDecodeRows];
+        RowState            state[kMaxBatchedRows];
+        for (int r = 0; r < a.rows; r++) {
+            const float m = s.m[r] * kLog2E;
+            state[r]      = {m, m, Fv{}};
+            state[r].l[0] = s.l[r];
+        }
+        for (int t = 0; t < kTileTokens; t++) factor[t] = scale;
 
         for (int begin = a.begin; begin < a.end; begin += kTileTokens) {
-            bool any = false;
-            for (int r = 0; r < a.rows && !any; r++) any = load_bias(a, r, begin, bias);
-            if (!any) continue;
+            const auto same_view = [&](int r) { // as the row before: query heads of one token
+                return r > 0 &&
+                       (a.mask_type == MaskType::kNone || (a.mask[r] == a.mask[r - 1] && (!a.slope || a.slope[r] == a.slope[r - 1])));
+            };
+            View view  = View::kClosed;
+            int  first = 0;
+            for (; first < a.rows; first++) // the first row that sees something
+                if (!same_view(first) && (view = view_tile(a, first, begin, terms)) != View::kClosed) break;
+            if (first == a.rows) continue;
             const uint8_t* k = a.k.tiles + k_step * static_cast<size_t>(begin / kTileTokens);
             const uint8_t* v = a.v.tiles + v_step * static_cast<size_t>(begin / kTileTokens);
 
             if (k_int) {
                 Isa::scores(a.k.format.bits, k, dk, operand, a.rows, sc);
-                Isa::load_halves(tile_scales(a.k.format, dk, k), k_scale);
+                Isa::load_halves(tile_scales(a.k.format, dk, k), factor);
+                for (int t = 0; t < kTileTokens; t += kLanes) store(factor + t, load(factor + t) * scale);
             } else {
                 Isa::expand(a.k.format, Operand::K, k, dk, kt);
                 scores_f32(a.q, dk, kt, a.rows, sc);
             }
             if (v_int) Isa::load_halves(tile_scales(a.v.format, dv, v), v_scale);
             for (int r = 0; r < a.rows; r++) {
-                float* p = sc + r * kTileTokens;
-                load_bias(a, r, begin, bias);
-                softmax_row(a, p, k_int ? k_scale : nullptr, bias, s.m[r], s.l[r], s.o + static_cast<size_t>(r) * dv);
+                float* const dots = sc + r * kTileTokens;
+                float* const o    = s.o + static_cast<size_t>(r) * dv;
+                if (r > first && !same_view(r)) view = view_tile(a, r, begin, terms);
+                Fv         w[kVectors];
+                const bool sees = r < first              ? false
+                                  : view == View::kOpen  ? row_weights<false>(a, dots, factor, terms, state[r], o, w)
+                                  : view == View::kTerms ? row_weights<true>(a, dots, factor, terms, state[r], o, w)
+                                                         : false;
+                if (!sees)
+                    for (Fv& x : w) x = Fv{};
                 if (v_int) { // the row scales of V go into the weights
-                    for (int t = 0; t < kTileTokens; t++) w[t] = p[t] * v_scale[t];
+                    for (int i = 0; i < kVectors; i++) w[i] *= load(v_scale + i * kLanes);
                     step[r] = Isa::quantize_weights(w, w8[r]) * v_unit;
+                } else {
+                    for (int i = 0; i < kVectors; i++) store(dots + i * kLanes, w[i]);
                 }
             }
             if (v_int) {
@@ -221,15 +217,17 @@ template <class Isa> struct Attention {
                 weigh_f32(sc, vt, dv, a.rows, s.o);
             }
         }
-        // A query with NaN or Inf has no integer operand; its row, and only its row, answers NaN as f32 arithmetic would.
-        for (int r = 0; r < a.rows; r++)
-            if (!all_finite(a.q + static_cast<size_t>(r) * dk, dk)) {
-                s.m[r] = 0.0f, s.l[r] = __builtin_nanf("");
-                for (int i = 0; i < dv; i++) s.o[static_cast<size_t>(r) * dv + i] = __builtin_nanf("");
-            }
+        for (int r = 0; r < a.rows; r++) {
+            s.m[r] = state[r].m * kLn2;
+            s.l[r] = Isa::fold_sum(state[r].l);
+        }
+        poison_rows(a, s);
     }
     static void decode(const AttendArgs& a, const AttendState& s, float* scratch) { run(a, s, scratch, true); }
-    static void batched(const AttendArgs& a, const AttendState& s, float* scratch) { run(a, s, scratch, false); }
+    static void batched(const AttendArgs& a, const AttendState& s, float* scratch) {
+        const bool integer = a.k.format.kind == FormatKind::Levels && a.v.format.kind == FormatKind::Levels;
+        integer ? RowAttention<Isa>::run(a, s, scratch) : run(a, s, scratch, false);
+    }
 };
 
 } // namespace

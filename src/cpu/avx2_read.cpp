@@ -17,7 +17,7 @@ namespace tightkv {
 namespace {
 
 inline __m256i load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
-inline __m256i splat32(const void* p) { // four bytes into every lane
+inline __m256i spread(const void* p) { // four bytes into every lane
     int32_t x;
     std::memcpy(&x, p, 4);
     return _mm256_set1_epi32(x);
@@ -77,6 +77,17 @@ struct Avx2 {
     typedef int32_t      Ints __attribute__((vector_size(32)));
     typedef float        FloatsInMemory __attribute__((vector_size(32), aligned(4), may_alias));
 
+    static float fold_max(Floats v) {
+        __m128 x = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+        x        = _mm_max_ps(x, _mm_movehl_ps(x, x));
+        return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
+    }
+    static float fold_sum(Floats v) {
+        __m128 x = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+        x        = _mm_add_ps(x, _mm_movehl_ps(x, x));
+        return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
+    }
+
     struct QueryOperand {
         alignas(32) __m256i q[kMaxHeadDim / 4 * kMaxDecodeRows];      // [d/4][rows]: four query bytes in every lane
         alignas(32) __m256i minus[kMaxHeadDim / 16 * kMaxDecodeRows]; // [d/16][rows]: -128 Σq of each int16 lane
@@ -131,7 +142,7 @@ struct Avx2 {
         int8_t q8[kMaxHeadDim];
         for (int r = 0; r < rows; r++) {
             out.step[r] = quantize_query(q + static_cast<size_t>(r) * d, d, q8) * unit;
-            for (int i = 0; i < d / 4; i++) out.q[i * rows + r] = splat32(q8 + 4 * i);
+            for (int i = 0; i < d / 4; i++) out.q[i * rows + r] = spread(q8 + 4 * i);
             for (int k = 0; k < d / 16; k++) {
                 int16_t lane[2];
                 for (int h = 0; h < 2; h++) {
@@ -139,7 +150,7 @@ struct Avx2 {
                     for (int v = 0; v < 16; v += 4) sum += q8[16 * k + v + 2 * h] + q8[16 * k + v + 2 * h + 1];
                     lane[h] = static_cast<int16_t>(-128 * sum);
                 }
-                out.minus[k * rows + r] = splat32(lane);
+                out.minus[k * rows + r] = spread(lane);
             }
         }
     }
@@ -174,22 +185,20 @@ struct Avx2 {
     }
 
     // w >= 0, 64 tokens. Returns the step: w ~ step * w8.
-    static float quantize_weights(const float* w, uint8_t* w8) {
-        __m256 v[8], top = _mm256_setzero_ps();
-        for (int i = 0; i < 8; i++) v[i] = _mm256_loadu_ps(w + 8 * i);
-        for (int i = 0; i < 8; i++) { // sums of the tokens {0,1,4,5} and {2,3,6,7} of every eight, the int16 lanes
-            const __m256 pairs = _mm256_hadd_ps(v[i], v[i]);
-            top                = _mm256_max_ps(top, _mm256_add_ps(pairs, _mm256_permute2f128_ps(pairs, pairs, 1)));
+    static float quantize_weights(const Floats* w, uint8_t* w8) {
+        // Sums of the tokens {0,1,4,5} and {2,3,6,7} of every eight, the int16 lanes: pairs of two vectors at a time, then their halves.
+        __m256 top = _mm256_setzero_ps();
+        for (int i = 0; i < 8; i += 4) {
+            const __m256 a = _mm256_hadd_ps(w[i], w[i + 1]), b = _mm256_hadd_ps(w[i + 2], w[i + 3]);
+            top = _mm256_max_ps(top, _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31)));
         }
-        __m128 x          = _mm_max_ps(_mm256_castps256_ps128(top), _mm256_extractf128_ps(top, 1));
-        x                 = _mm_max_ps(x, _mm_shuffle_ps(x, x, 0xb1));
-        const float bound = _mm_cvtss_f32(x), limit = 255.4f;
+        const float bound = fold_max(top), limit = 255.4f;
         // Below 1e-30 a tile adds nothing that f32 could hold beside the rest; the division would overflow.
         const __m256  inv   = _mm256_set1_ps(bound > 1e-30f ? limit / bound : 0.0f);
         const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
         for (int i = 0; i < 8; i += 4) {
             __m256i n[4];
-            for (int k = 0; k < 4; k++) n[k] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i + k], inv));
+            for (int k = 0; k < 4; k++) n[k] = _mm256_cvtps_epi32(_mm256_mul_ps(w[i + k], inv));
             const __m256i bytes = _mm256_packus_epi16(_mm256_packs_epi32(n[0], n[1]), _mm256_packs_epi32(n[2], n[3]));
             _mm256_storeu_si256(reinterpret_cast<__m256i*>(w8 + 8 * i), _mm256_permutevar8x32_epi32(bytes, order));
         }
@@ -210,10 +219,9 @@ struct Avx2 {
                     p + s * Bits * 64, t, [&](int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) {
                         for (int r = 0; r < R; r++) {
                             const uint8_t* x = w + r * kTileTokens + 4 * i;
-                            const __m256i  ab =
-                                _mm256_add_epi16(_mm256_maddubs_epi16(splat32(x), a), _mm256_maddubs_epi16(splat32(x + 4), b));
+                            const __m256i ab = _mm256_add_epi16(_mm256_maddubs_epi16(spread(x), a), _mm256_maddubs_epi16(spread(x + 4), b));
                             const __m256i ce =
-                                _mm256_add_epi16(_mm256_maddubs_epi16(splat32(x + 8), c), _mm256_maddubs_epi16(splat32(x + 12), e));
+                                _mm256_add_epi16(_mm256_maddubs_epi16(spread(x + 8), c), _mm256_maddubs_epi16(spread(x + 12), e));
                             acc[r] = _mm256_add_epi32(acc[r], _mm256_add_epi32(_mm256_madd_epi16(ab, ones), _mm256_madd_epi16(ce, ones)));
                         }
                     });
@@ -222,6 +230,85 @@ struct Avx2 {
                 float* at = o + static_cast<size_t>(r) * d + half * 8;
                 _mm256_storeu_ps(at, _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc[r]), _mm256_set1_ps(step[r]), _mm256_loadu_ps(at)));
             }
+        }
+    }
+
+    // ---- many rows: four bytes of a lane meet in two int16 lanes, two vectors in each
+
+    static constexpr int   kBlock       = 4; // tokens or dims of a register block
+    static constexpr float kWeightLimit = 255.4f;
+
+    static bool   any(Ints mask) { return _mm256_movemask_epi8(reinterpret_cast<__m256i>(mask)) != 0; }
+    static Ints   splat32(const void* p) { return reinterpret_cast<Ints>(spread(p)); }
+    static Ints   to_ints(Floats v) { return reinterpret_cast<Ints>(_mm256_cvtps_epi32(v)); }
+    static Floats to_floats(Ints v) { return _mm256_cvtepi32_ps(reinterpret_cast<__m256i>(v)); }
+    static Ints   dot2(Ints acc, Ints u0, Ints s0, Ints u1, Ints s1) {
+          const auto    i   = [](Ints v) { return reinterpret_cast<__m256i>(v); };
+          const __m256i sum = _mm256_add_epi16(_mm256_maddubs_epi16(i(u0), i(s0)), _mm256_maddubs_epi16(i(u1), i(s1)));
+          return acc + reinterpret_cast<Ints>(_mm256_madd_epi16(sum, _mm256_set1_epi16(1)));
+    }
+    static __m256i quads() { // bytes a0-3 b0-3 c0-3 d0-3 of a half -> a0 b0 c0 d0 …
+        return _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    }
+    static Ints pack_signed(Ints a, Ints b, Ints c, Ints d) {
+        const auto i = [](Ints v) { return reinterpret_cast<__m256i>(v); };
+        return reinterpret_cast<Ints>(
+            _mm256_shuffle_epi8(_mm256_packs_epi16(_mm256_packs_epi32(i(a), i(b)), _mm256_packs_epi32(i(c), i(d))), quads()));
+    }
+    static Ints pack_unsigned(Ints a, Ints b, Ints c, Ints d) {
+        const auto i = [](Ints v) { return reinterpret_cast<__m256i>(v); };
+        return reinterpret_cast<Ints>(
+            _mm256_shuffle_epi8(_mm256_packus_epi16(_mm256_packs_epi32(i(a), i(b)), _mm256_packs_epi32(i(c), i(d))), quads()));
+    }
+    // The four dims of an int16 lane: positive and negative parts of at most 126 each, 128 after rounding, so 255*128 at most.
+    static Floats query_factor(const float* q, int d) {
+        Floats bound{};
+        for (int i = 0; i < d; i += 8)
+            for (int h = 0; h < 4; h += 2) {
+                Floats positive{}, sum{};
+                for (const int k : {i + h, i + h + 1, i + h + 4, i + h + 5}) {
+                    const Floats x = _mm256_loadu_ps(q + static_cast<size_t>(k) * kLanes);
+                    positive += _mm256_max_ps(x, _mm256_setzero_ps());
+                    sum += x;
+                }
+                bound = _mm256_max_ps(bound, _mm256_max_ps(positive, positive - sum));
+            }
+        return bound > 1e-30f ? 126.0f / bound : Floats{};
+    }
+    static Floats weight_bound(const float* w, int n) { // sums of the tokens of an int16 lane
+        Floats bound{};
+        for (int t = 0; t < n; t += 8) {
+            const auto at = [&](int k) { return Floats(_mm256_loadu_ps(w + static_cast<size_t>(t + k) * kLanes)); };
+            bound         = _mm256_max_ps(bound, _mm256_max_ps(at(0) + at(1) + at(4) + at(5), at(2) + at(3) + at(6) + at(7)));
+        }
+        return bound;
+    }
+    template <int Bits> static void expand_bytes_of(const uint8_t* p, int n, int offset, uint8_t* out) {
+        const Table t = make_table(Bits, offset);
+        for (int g = 0; g < n; g++, p += Bits * 64, out += 512)
+            for (int half = 0; half < 64; half += 32)
+                unpack<Bits>(
+                    p + half, t, [&](int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) {
+                        const __m256i v[4] = {a, b, c, e};
+                        for (int k = 0; k < 4; k++) _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 64 * (i + k) + half), v[k]);
+                    });
+    }
+    static void expand_bytes(int bits, const uint8_t* p, int n, int offset, uint8_t* out) {
+        if (bits == 2) expand_bytes_of<2>(p, n, offset, out);
+        else if (bits == 3) expand_bytes_of<3>(p, n, offset, out);
+        else expand_bytes_of<4>(p, n, offset, out);
+    }
+    static void transpose(Floats* r) {
+        __m256 t[8], u[8];
+        for (int i = 0; i < 8; i += 2) t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]), t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+        for (int i = 0; i < 8; i += 4)
+            for (int k = 0; k < 2; k++) {
+                u[i + 2 * k]     = _mm256_shuffle_ps(t[i + k], t[i + k + 2], 0x44);
+                u[i + 2 * k + 1] = _mm256_shuffle_ps(t[i + k], t[i + k + 2], 0xee);
+            }
+        for (int i = 0; i < 4; i++) {
+            r[i]     = _mm256_permute2f128_ps(u[i], u[i + 4], 0x20);
+            r[i + 4] = _mm256_permute2f128_ps(u[i], u[i + 4], 0x31);
         }
     }
 
@@ -297,6 +384,16 @@ struct Avx2 {
     static void load_halves(const uint16_t* p, float* out) {
         for (int i = 0; i < kTileTokens; i += 8)
             _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + i))));
+    }
+    static uint64_t equal_bits(const uint16_t* p, uint16_t half) {
+        const __m256i value = _mm256_set1_epi16(static_cast<int16_t>(half));
+        uint64_t      bits  = 0;
+        for (int i = 0; i < kTileTokens; i += 32) {
+            const __m256i a = _mm256_cmpeq_epi16(load(p + i), value), b = _mm256_cmpeq_epi16(load(p + i + 16), value);
+            const __m256i ab = _mm256_permute4x64_epi64(_mm256_packs_epi16(a, b), 0xd8);
+            bits |= static_cast<uint64_t>(static_cast<uint32_t>(_mm256_movemask_epi8(ab))) << i;
+        }
+        return bits;
     }
     static void expand(const Format& f, Operand op, const uint8_t* tile, int d, float* out) {
         if (!f.transformed()) return expand_f16(op, tile, d, out);

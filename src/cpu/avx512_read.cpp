@@ -11,7 +11,7 @@ namespace tightkv {
 namespace {
 
 inline __m512i load(const void* p) { return _mm512_loadu_si512(p); }
-inline __m512i splat32(const void* p) { // four bytes into every lane
+inline __m512i spread(const void* p) { // four bytes into every lane
     int32_t x;
     std::memcpy(&x, p, 4);
     return _mm512_set1_epi32(x);
@@ -68,6 +68,9 @@ struct Avx512 {
     typedef int32_t      Ints __attribute__((vector_size(64)));
     typedef float        FloatsInMemory __attribute__((vector_size(64), aligned(4), may_alias));
 
+    static float fold_max(Floats v) { return _mm512_reduce_max_ps(v); }
+    static float fold_sum(Floats v) { return _mm512_reduce_add_ps(v); }
+
     struct QueryOperand {
         alignas(64) int8_t q[kMaxDecodeRows][kMaxHeadDim];
         int32_t minus[kMaxDecodeRows]; // -128 Σq
@@ -100,7 +103,7 @@ struct Avx512 {
             for (int g = 0; g < d / 32; g++, p += Bits * 64)
                 unpack<Bits>(
                     p, t, [&](int i, __m512i v) __attribute__((always_inline)) {
-                        for (int r = 0; r < R; r++) acc[r] = _mm512_dpbusd_epi32(acc[r], v, splat32(op.q[r] + 32 * g + 4 * i));
+                        for (int r = 0; r < R; r++) acc[r] = _mm512_dpbusd_epi32(acc[r], v, spread(op.q[r] + 32 * g + 4 * i));
                     });
             for (int r = 0; r < R; r++)
                 _mm512_storeu_ps(out + r * kTileTokens + 16 * block, _mm512_mul_ps(_mm512_cvtepi32_ps(acc[r]), _mm512_set1_ps(op.step[r])));
@@ -108,14 +111,12 @@ struct Avx512 {
     }
 
     // w >= 0, 64 tokens. Returns the step: w ~ step * w8.
-    static float quantize_weights(const float* w, uint8_t* w8) {
-        __m512 v[4];
-        for (int i = 0; i < 4; i++) v[i] = _mm512_loadu_ps(w + 16 * i);
-        const float top = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(v[0], v[1]), _mm512_max_ps(v[2], v[3])));
+    static float quantize_weights(const Floats* w, uint8_t* w8) {
+        const float top = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(w[0], w[1]), _mm512_max_ps(w[2], w[3])));
         // Below 1e-30 a tile adds nothing that f32 could hold beside the rest; the division would overflow.
         const __m512 inv = _mm512_set1_ps(top > 1e-30f ? 255.0f / top : 0.0f);
         for (int i = 0; i < 4; i++)
-            _mm_storeu_si128(reinterpret_cast<__m128i*>(w8 + 16 * i), _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(v[i], inv))));
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(w8 + 16 * i), _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(w[i], inv))));
         return top / 255.0f;
     }
 
@@ -129,12 +130,77 @@ struct Avx512 {
             for (int s = 0; s < 2; s++) // 32 tokens
                 unpack<Bits>(
                     p + s * Bits * 64, t, [&](int i, __m512i v) __attribute__((always_inline)) {
-                        for (int r = 0; r < R; r++) acc[r] = _mm512_dpbusd_epi32(acc[r], splat32(w8 + r * kTileTokens + 32 * s + 4 * i), v);
+                        for (int r = 0; r < R; r++) acc[r] = _mm512_dpbusd_epi32(acc[r], spread(w8 + r * kTileTokens + 32 * s + 4 * i), v);
                     });
             for (int r = 0; r < R; r++) {
                 float* at = o + static_cast<size_t>(r) * d + 16 * g;
                 _mm512_storeu_ps(at, _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[r]), _mm512_set1_ps(step[r]), _mm512_loadu_ps(at)));
             }
+        }
+    }
+
+    // ---- many rows
+
+    static constexpr int   kBlock       = 8; // tokens or dims of a register block
+    static constexpr float kWeightLimit = 255.0f;
+
+    static bool   any(Ints mask) { return _mm512_test_epi32_mask(reinterpret_cast<__m512i>(mask), reinterpret_cast<__m512i>(mask)) != 0; }
+    static Ints   splat32(const void* p) { return reinterpret_cast<Ints>(spread(p)); }
+    static Ints   to_ints(Floats v) { return reinterpret_cast<Ints>(_mm512_cvtps_epi32(v)); }
+    static Floats to_floats(Ints v) { return _mm512_cvtepi32_ps(reinterpret_cast<__m512i>(v)); }
+    static Ints   dot2(Ints acc, Ints u0, Ints s0, Ints u1, Ints s1) {
+          const auto i = [](Ints v) { return reinterpret_cast<__m512i>(v); };
+          return reinterpret_cast<Ints>(_mm512_dpbusd_epi32(_mm512_dpbusd_epi32(i(acc), i(u0), i(s0)), i(u1), i(s1)));
+    }
+    static __m512i quads() { // bytes a0-3 b0-3 c0-3 d0-3 of a quarter -> a0 b0 c0 d0 …
+        return _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    }
+    static Ints pack_signed(Ints a, Ints b, Ints c, Ints d) {
+        const auto i = [](Ints v) { return reinterpret_cast<__m512i>(v); };
+        return reinterpret_cast<Ints>(
+            _mm512_shuffle_epi8(_mm512_packs_epi16(_mm512_packs_epi32(i(a), i(b)), _mm512_packs_epi32(i(c), i(d))), quads()));
+    }
+    static Ints pack_unsigned(Ints a, Ints b, Ints c, Ints d) {
+        const auto i = [](Ints v) { return reinterpret_cast<__m512i>(v); };
+        return reinterpret_cast<Ints>(
+            _mm512_shuffle_epi8(_mm512_packus_epi16(_mm512_packs_epi32(i(a), i(b)), _mm512_packs_epi32(i(c), i(d))), quads()));
+    }
+    static Floats query_factor(const float* q, int d) {
+        __m512 top = _mm512_setzero_ps();
+        for (int i = 0; i < d; i++) top = _mm512_max_ps(top, _mm512_abs_ps(_mm512_loadu_ps(q + static_cast<size_t>(i) * kLanes)));
+        return Floats(top) > 1e-30f ? 127.0f / Floats(top) : Floats{};
+    }
+    static Floats weight_bound(const float* w, int n) {
+        __m512 top = _mm512_setzero_ps();
+        for (int t = 0; t < n; t++) top = _mm512_max_ps(top, _mm512_loadu_ps(w + static_cast<size_t>(t) * kLanes));
+        return top;
+    }
+    template <int Bits> static void expand_bytes_of(const uint8_t* p, int n, int offset, uint8_t* out) {
+        const __m512i t = make_table(Bits, offset);
+        for (int g = 0; g < n; g++, p += Bits * 64, out += 512)
+            unpack<Bits>(
+                p, t, [&](int i, __m512i v) __attribute__((always_inline)) { _mm512_storeu_si512(out + 64 * i, v); });
+    }
+    static void expand_bytes(int bits, const uint8_t* p, int n, int offset, uint8_t* out) {
+        if (bits == 2) expand_bytes_of<2>(p, n, offset, out);
+        else if (bits == 3) expand_bytes_of<3>(p, n, offset, out);
+        else expand_bytes_of<4>(p, n, offset, out);
+    }
+    static void transpose(Floats* r) {
+        __m512 t[16], u[16];
+        for (int i = 0; i < 16; i += 2) t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]), t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+        for (int i = 0; i < 16; i += 4) // u[i + k]: lanes k, k+4, k+8, k+12 of rows i … i+3
+            for (int k = 0; k < 2; k++) {
+                u[i + 2 * k]     = _mm512_shuffle_ps(t[i + k], t[i + k + 2], 0x44);
+                u[i + 2 * k + 1] = _mm512_shuffle_ps(t[i + k], t[i + k + 2], 0xee);
+            }
+        for (int k = 0; k < 4; k++) { // then quarters: rows 0-3 | 4-7 | 8-11 | 12-15
+            const __m512 a = _mm512_shuffle_f32x4(u[k], u[4 + k], 0x88), b = _mm512_shuffle_f32x4(u[8 + k], u[12 + k], 0x88);
+            const __m512 c = _mm512_shuffle_f32x4(u[k], u[4 + k], 0xdd), e = _mm512_shuffle_f32x4(u[8 + k], u[12 + k], 0xdd);
+            r[k]      = _mm512_shuffle_f32x4(a, b, 0x88);
+            r[8 + k]  = _mm512_shuffle_f32x4(a, b, 0xdd);
+            r[4 + k]  = _mm512_shuffle_f32x4(c, e, 0x88);
+            r[12 + k] = _mm512_shuffle_f32x4(c, e, 0xdd);
         }
     }
 
@@ -199,6 +265,10 @@ struct Avx512 {
     static void load_halves(const uint16_t* p, float* out) {
         for (int i = 0; i < kTileTokens; i += 16)
             _mm512_storeu_ps(out + i, _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + i))));
+    }
+    static uint64_t equal_bits(const uint16_t* p, uint16_t half) {
+        const __m512i value = _mm512_set1_epi16(static_cast<int16_t>(half));
+        return _mm512_cmpeq_epi16_mask(load(p), value) | static_cast<uint64_t>(_mm512_cmpeq_epi16_mask(load(p + 32), value)) << 32;
     }
     static void expand(const Format& f, Operand op, const uint8_t* tile, int d, float* out) {
         if (!f.transformed()) return expand_f16(op, tile, d, out);

@@ -59,13 +59,17 @@ struct KernelTable {
     // Read path, up to kMaxDecodeRows rows: integer dot products on the packed codes, one unpack for all rows.
     // Operands without a codebook (turbo8, f16) are expanded to f32 instead. scratch: attend_scratch() floats, 64-byte aligned.
     void (*attend_decode)(const AttendArgs& a, const AttendState& s, float* scratch);
-    // Read path, up to kMaxBatchedRows rows: every tile is expanded to f32 once and used by all rows.
+    // Read path, up to kMaxBatchedRows rows: every tile is expanded once and used by all rows, codebook formats to int8, others to f32.
     void (*attend_batched)(const AttendArgs& a, const AttendState& s, float* scratch);
 };
 
-// Floats a kernel needs beside its arguments: one expanded tile of K and of V, and a tile of scores per row.
+// Floats a kernel needs beside its arguments, for any ISA level. Packed codes: the expanded tile, the rows' int8 queries and outputs with
+// rows as lanes, scores and weights of two vectors of rows. Other operands: the tile in f32 and scores.
 inline size_t attend_scratch(int head_dim_k, int head_dim_v) {
-    return size_t(kTileTokens) * (size_t(head_dim_k) + size_t(head_dim_v) + kMaxBatchedRows);
+    const size_t dk = static_cast<size_t>(head_dim_k), dv = static_cast<size_t>(head_dim_v), rows = kMaxBatchedRows, lanes = 16;
+    const size_t packed   = (kTileTokens * (dk + dv) + rows * dk) / sizeof(float) + rows * dv + lanes * (dk + 2 * kTileTokens * 3);
+    const size_t expanded = kTileTokens * (dk + dv + rows);
+    return packed > expanded ? packed : expanded;
 }
 
 const KernelTable& scalar_kernels();

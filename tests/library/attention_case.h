@@ -3,12 +3,15 @@
 // Notation: q' = T q, k_j and v_j the decoded rows (transformed domain where there is one), p_j the softmax weights, u = 2^-24.
 //
 // f32 paths (scalar; batched; operands without a codebook): twice the largest error that a plain f32 evaluation of the same
-// operation makes on the same rows, plus 1e-6, plus 2 * 3e-6 * Σ p|v| for the kernels' exponential (attend_tiles.h declares 3e-6).
+// operation makes on the same rows, plus 1e-6, plus 2 * 3e-6 * Σ p|v| for the kernels' exponential (vectors.h declares 3e-6).
 //
 // int8 scores: q' ~ step * q8. Per coordinate the error is at most e_i = step/2, or what clipping at 127 leaves of the largest.
-//   avx512: step = max|q'| / 127
-//   avx2:   step <= b / 126, where b maps to 128 so that pairs stay within 128 and eight dims within 258; rounding can break a rule
-//           by half a unit per element, 4 units of 258, so the search for a fitting step ends at 126/128 of it at the latest.
+//   avx512:       step = max|q'| / 127
+//   avx2, few rows:  step <= b / 126, where b maps to 128 so that pairs stay within 128 and eight dims within 258; rounding can break a
+//                    rule by half a unit per element, 4 units of 258, so the search for a fitting step ends at 126/128 of it at the latest.
+//   avx2, many rows: step = b / 126, b the largest positive or negative part of four dims of an int16 lane
+// Many rows then use the least-squares step <q', q8> / <q8, q8>, off by at most step/2 * |q8|_1 / |q8|_2²: the worst case grows by that
+// times |q8_i|, the expectation only shrinks.
 // Then |Δs_j| <= scale Σ_i e_i |k_ji| (a soft-cap only shrinks it), and with δ the largest of them p changes by e^{±2δ}.
 // int8 weights: w_t = p_t * (fp16 scale of v_t) ~ step * w8 per tile of 64, error step/2 for every token that is not masked.
 //   avx512: step = max w / 255    avx2: step = (largest sum of four tokens of an int16 lane) / 255.4
@@ -52,10 +55,8 @@ struct AttentionCase {
           << softcap << ", sinks " << sinks << ", threads " << threads << ", offsets " << offsets;
         return s.str();
     }
-    int  n_heads() const { return n_kv_heads * group; }
-    bool integer_path() const {
-        return n_tokens * group <= kMaxDecodeRows || n_tokens == 1;
-    } // AttentionJob: few rows stay on the packed codes
+    int    n_heads() const { return n_kv_heads * group; }
+    bool   few_rows() const { return n_tokens * group <= kMaxDecodeRows || n_tokens == 1; } // AttentionJob: these stay on the packed codes
     double scale() const { return 1.0 / std::sqrt(dk); }
 };
 
@@ -145,7 +146,7 @@ private:
             double              expected = 0; // Σ_x of the squared error
         };
         double                 freedom = 1; // effective number of independent errors
-        std::array<Integer, 2> integer;     // 0: avx2, 1: avx512
+        std::array<Integer, 2> integer;     // of the path the case takes; 0: avx2, 1: avx512
     };
 
     size_t q_at(int s, int t, int h) const {
@@ -236,7 +237,9 @@ inline std::vector<double> AttentionData::plain_f32(const float* q, const Rows& 
 inline void AttentionData::integer_bounds(const std::vector<double>& q, const Rows& k, const Rows& v, const oracle::Attended& want,
                                           Reference& ref) const {
     const int           n = c_.n_kv, dk = c_.dk, dv = c_.dv;
-    const bool          k_int = k_->format().kind == FormatKind::Levels, v_int = v_->format().kind == FormatKind::Levels;
+    const bool          k_levels = k_->format().kind == FormatKind::Levels, v_levels = v_->format().kind == FormatKind::Levels;
+    const bool          few   = c_.few_rows(); // many rows: both operands packed, or none
+    const bool          k_int = k_levels && (few || v_levels), v_int = v_levels && (few || k_levels);
     std::vector<double> mass(static_cast<size_t>(dv), 0.0), spread(static_cast<size_t>(n), 0.0); // Σ p|v|; |v_j - o|²
     for (int j = 0; j < n; j++)
         for (int x = 0; x < dv; x++) {
@@ -253,23 +256,30 @@ inline void AttentionData::integer_bounds(const std::vector<double>& q, const Ro
             for (const double x : y) top = std::max(top, std::fabs(x));
             for (int g = 0; g < dk; g += 16)
                 for (int h = 0; h < 4; h += 2) { // an int16 lane: dims {g + h, +1} of each of four dwords
-                    double sum = 0;
+                    double sum = 0, positive = 0, negative = 0;
                     for (int w = 0; w < 16; w += 4) {
                         const double x = y[g + w + h], z = y[g + w + h + 1];
-                        b = std::max({b, std::max(x, 0.0) + std::max(z, 0.0), std::max(-x, 0.0) + std::max(-z, 0.0)});
+                        if (few || w % 8 == 0) positive = negative = 0;
+                        positive += std::max(x, 0.0) + std::max(z, 0.0), negative += std::max(-x, 0.0) + std::max(-z, 0.0);
+                        b = std::max({b, positive, negative});
                         sum += std::fabs(x) + std::fabs(z);
                     }
-                    b = std::max(b, sum * 128 / 258);
+                    if (few) b = std::max(b, sum * 128 / 258);
                 }
-            const double        step = isa == 1 ? top / 127 : b / 126;
-            std::vector<double> e;
-            for (const double x : y) e.push_back(std::max(step / 2, isa == 1 ? 0.0 : std::fabs(x) - 127 * b / 128));
+            const double step = isa == 1 ? top / 127 : b / 126;
+            double       one = 0, two = 0; // norms of q'
+            for (const double x : y) one += std::fabs(x), two += x * x;
+            std::vector<double> e, random; // worst case; what it would be without the step's own error
+            for (const double x : y) {
+                random.push_back(std::max(step / 2, isa == 0 && few ? std::fabs(x) - 127 * b / 128 : 0.0));
+                e.push_back(random.back() + (few || two == 0 ? 0.0 : step / 2 * std::fabs(x) * one / two));
+            }
             for (int j = 0; j < n; j++) {
                 if (want.weight[j] == 0) continue;
                 double worst = 0, variance = 0;
                 for (int i = 0; i < dk; i++) {
-                    const double x = e[i] * std::fabs(k.transformed[size_t(j) * dk + i]);
-                    worst += x, variance += x * x / 3;
+                    const double k_abs = std::fabs(k.transformed[size_t(j) * dk + i]);
+                    worst += e[i] * k_abs, variance += random[i] * k_abs * random[i] * k_abs / 3;
                 }
                 delta = std::max(delta, c_.scale() * worst);
                 r.expected += want.weight[j] * want.weight[j] * c_.scale() * c_.scale() * variance * spread[j];
@@ -337,7 +347,7 @@ inline void AttentionData::make_reference() {
 
 inline std::string AttentionData::complaint(const std::vector<float>& out, const std::string& isa) const {
     const int  which   = isa == "avx2" ? 0 : isa == "avx512" ? 1 : -1;
-    const bool integer = which >= 0 && c_.integer_path();
+    const bool integer = which >= 0;
     double     squares = 0, expected = 0, slack = 0, variance = 0;
     for (int s = 0; s < c_.n_streams; s++)
         for (int t = 0; t < c_.n_tokens; t++)

@@ -1,0 +1,319 @@
+// Attention of many query rows over a run of tiles: lanes are query rows, so the softmax needs no step across lanes. A tile's codes are
+// expanded once to bytes (K: level + 128, V: level) in the geometry of the tile and used by all rows: two blocked integer matrix products
+// with the online softmax between them. Written once over the operations of an ISA (see avx2_read.cpp), beside those of vectors.h:
+//   dot2(acc, u0, s0, u1, s1)       acc + Σ of the four u8 * s8 of both pairs, per lane
+//   splat32(p)                      four bytes into every lane
+//   to_ints(v), to_floats(v)        rounding to nearest
+//   pack_signed/unsigned(a,b,c,d)   four ints of a lane into its four bytes
+//   query_factor(q, d)              per row: the largest factor that makes q int8 by the rules of dot2; q: [d] vectors
+//   weight_bound(w)                 per row: what may become kWeightLimit; w: [64] vectors
+//   expand_bytes(bits, p, n, offset, out)   n groups of eight vectors of codes -> level + offset
+//   transpose(r)                    kLanes vectors, in place
+//   equal_bits(p, half), load_halves(p, out)   as in attend_tiles.h
+#pragma once
+#include <cmath>
+#include <cstring>
+
+#include "cpu/attend_common.h"
+#include "cpu/vectors.h"
+
+namespace tightkv {
+namespace {
+
+template <class Isa> struct RowAttention : Vectors<Isa> {
+    using V = Vectors<Isa>;
+    using typename V::Fv, typename V::Iv;
+    using V::kLanes, V::load, V::store, V::splat, V::larger;
+    static constexpr int kPair = 2; // vectors of rows that share the broadcasts of a tile
+
+    // What the rows of one vector see of a tile.
+    struct View {
+        bool closed = true;  // nothing
+        bool open   = true;  // everything, and nothing is added
+        bool terms  = false; // additive terms that are neither 0 nor -inf
+        int  last   = 0;     // tokens from here on are invisible to all rows; a multiple of 8
+        Iv   low{}, high{};  // bit t: token t, t + 32 visible, per row
+    };
+
+    // Work space of one call, carved out of the caller's scratch.
+    struct Space {
+        uint8_t *k, *v;  // expanded tile: [dk/4 * 4][16 tokens][4 dims], [dv/16 * 16][16 dims][4 tokens]
+        uint8_t* q;      // [vector][dk/4] vectors of bytes
+        float*   o;      // [vector][dv] vectors
+        float*   scores; // [kPair][64] vectors
+        uint8_t* w;      // [kPair][16] vectors of bytes
+        float*   terms;  // [kPair][64] vectors
+        float*   qt;     // [dk] vectors
+    };
+    static Space carve(float* scratch, int dk, int dv, int vectors) {
+        Space      s;
+        const auto take = [&](size_t bytes) {
+            float* p = scratch;
+            scratch += bytes / sizeof(float);
+            return p;
+        };
+        const size_t vector = sizeof(Fv);
+        s.k                 = reinterpret_cast<uint8_t*>(take(size_t(kTileTokens) * dk));
+        s.v                 = reinterpret_cast<uint8_t*>(take(size_t(kTileTokens) * dv));
+        s.q                 = reinterpret_cast<uint8_t*>(take(size_t(vectors) * dk / 4 * vector));
+        s.o                 = take(size_t(vectors) * dv * vector);
+        s.scores            = take(kPair * kTileTokens * vector);
+        s.w                 = reinterpret_cast<uint8_t*>(take(kPair * kTileTokens / 4 * vector));
+        s.terms             = take(kPair * kTileTokens * vector);
+        s.qt                = take(size_t(dk) * vector);
+        return s;
+    }
+
+    struct RowState {
+        Fv m, l;  // as in attend_tiles.h, per row
+        Fv step;  // query step * unit of the codebook * scale of the scores
+        Iv minus; // -128 Σ q8
+    };
+    static constexpr float kLag = 8.0f;
+
+    // rows [n][d] -> [d] vectors; rows that are not there are zero.
+    static void to_lanes(const float* rows, int n, int d, float* out) {
+        for (int x = 0; x < d; x += kLanes) {
+            Fv r[kLanes];
+            for (int i = 0; i < kLanes; i++) r[i] = i < n ? load(rows + static_cast<size_t>(i) * d + x) : Fv{};
+            Isa::transpose(r);
+            for (int i = 0; i < kLanes; i++) store(out + static_cast<size_t>(x + i) * kLanes, r[i]);
+        }
+    }
+    static void from_lanes(const float* in, int n, int d, float* rows) {
+        for (int x = 0; x < d; x += kLanes) {
+            Fv r[kLanes];
+            for (int i = 0; i < kLanes; i++) r[i] = load(in + static_cast<size_t>(x + i) * kLanes);
+            Isa::transpose(r);
+            for (int i = 0; i < n; i++) store(rows + static_cast<size_t>(i) * d + x, r[i]);
+        }
+    }
+
+    // The int8 operand of one vector of rows. The step is the least-squares one: <q, q8> / <q8, q8>.
+    static void prepare_query(const float* qt, int d, uint8_t* q8, RowState& s) {
+        const Fv factor = Isa::query_factor(qt, d);
+        Fv       qx = splat(0.0f), xx = splat(0.0f);
+        Iv       sum{};
+        for (int i = 0; i < d; i += 4) {
+            Iv x[4];
+            for (int k = 0; k < 4; k++) {
+                const Fv q = load(qt + static_cast<size_t>(i + k) * kLanes);
+                x[k]       = Isa::to_ints(q * factor);
+                const Fv f = Isa::to_floats(x[k]);
+                qx += q * f, xx += f * f, sum += x[k];
+            }
+            const Iv bytes = Isa::pack_signed(x[0], x[1], x[2], x[3]);
+            std::memcpy(q8 + static_cast<size_t>(i / 4) * sizeof bytes, &bytes, sizeof bytes);
+        }
+        s.step  = xx > 0.0f ? qx / xx : Fv{};
+        s.minus = sum * -128;
+    }
+
+    // out[n][t] = dots of the rows of vector n with token t, for t < last. The codes' unit and all scales are left out.
+    template <int N> static void dots(const uint8_t* k, const uint8_t* q, int d, const RowState* s, int last, float* out) {
+        constexpr int    kTokens = Isa::kBlock;
+        constexpr size_t vector  = sizeof(Fv);
+        const size_t     q_size  = static_cast<size_t>(d / 4) * vector;
+        for (int t = 0; t < last; t += kTokens) {
+            const uint8_t* p = k + static_cast<size_t>(t / 16) * d * 16 + (t % 16) * 4;
+            const uint8_t* x = q;
+            Iv             acc[kTokens][N];
+            for (int i = 0; i < kTokens; i++)
+                for (int n = 0; n < N; n++) acc[i][n] = s[n].minus;
+            for (int i = 0; i < d / 4; i += 2, p += 128, x += 2 * vector) {
+                Iv a[N], b[N];
+                for (int n = 0; n < N; n++) {
+                    std::memcpy(&a[n], x + n * q_size, vector);
+                    std::memcpy(&b[n], x + n * q_size + vector, vector);
+                }
+                for (int j = 0; j < kTokens; j++) {
+                    const Iv u = Isa::splat32(p + 4 * j), w = Isa::splat32(p + 64 + 4 * j);
+                    for (int n = 0; n < N; n++) acc[j][n] = Isa::dot2(acc[j][n], u, a[n], w, b[n]);
+                }
+            }
+            for (int j = 0; j < kTokens; j++)
+                for (int n = 0; n < N; n++) store(out + static_cast<size_t>(n * kTileTokens + t + j) * kLanes, Isa::to_floats(acc[j][n]));
+        }
+    }
+
+    // o[n][x] += step[n] * Σ_t w[n][t] * level[t][x]
+    template <int N> static void weigh(const uint8_t* v, const uint8_t* w, int d, const Fv* step, int last, float* o) {
+        constexpr int    kDims  = Isa::kBlock;
+        constexpr size_t vector = sizeof(Fv);
+        for (int x = 0; x < d; x += kDims) {
+            const uint8_t* p = v + static_cast<size_t>(x / 16) * 1024 + (x % 16) * 4;
+            const uint8_t* u = w;
+            Iv             acc[kDims][N]{};
+            for (int t = 0; t < last; t += 8, p += 128, u += 2 * vector) {
+                Iv a[N], b[N];
+                for (int n = 0; n < N; n++) {
+                    std::memcpy(&a[n], u + n * 16 * vector, vector);
+                    std::memcpy(&b[n], u + n * 16 * vector + vector, vector);
+                }
+                for (int j = 0; j < kDims; j++) {
+                    const Iv c = Isa::splat32(p + 4 * j), e = Isa::splat32(p + 64 + 4 * j);
+                    for (int n = 0; n < N; n++) acc[j][n] = Isa::dot2(acc[j][n], a[n], c, b[n], e);
+                }
+            }
+            for (int j = 0; j < kDims; j++)
+                for (int n = 0; n < N; n++) {
+                    float* at = o + (static_cast<size_t>(n) * d + x + j) * kLanes;
+                    store(at, load(at) + Isa::to_floats(acc[j][n]) * step[n]);
+                }
+        }
+    }
+
+    // ---- masks
+
+    struct RowView {
+        uint64_t visible = 0;
+        bool     terms   = false;
+    };
+    static RowView view_row(const AttendArgs& a, int r, int begin) {
+        const int      n   = a.end - begin < kTileTokens ? a.end - begin : kTileTokens;
+        const uint64_t all = n == kTileTokens ? ~uint64_t{0} : (uint64_t{1} << n) - 1;
+        if (a.mask_type == MaskType::kNone) return {all, false};
+        uint16_t halves[kTileTokens];
+        if (a.mask_type == MaskType::kF16 && n == kTileTokens) {
+            const uint16_t* m    = static_cast<const uint16_t*>(a.mask[r]) + begin;
+            const uint64_t  open = Isa::equal_bits(m, 0), closed = Isa::equal_bits(m, kHalfNegInf);
+            return {~closed, (open | closed) != all};
+        }
+        for (int t = 0; t < kTileTokens; t++) { // the last tile, and f32: by way of 0, -inf and "something else"
+            const float m = t < n ? mask_value(a, r, begin + t) : kNegInf;
+            halves[t]     = m == 0.0f ? 0 : m == kNegInf ? kHalfNegInf : 1;
+        }
+        const uint64_t open = Isa::equal_bits(halves, 0), closed = Isa::equal_bits(halves, kHalfNegInf);
+        return {~closed, (open | closed) != ~uint64_t{0}};
+    }
+    static View view_rows(const AttendArgs& a, int r0, int n, int begin, float* terms) {
+        View     view;
+        RowView  row;
+        uint64_t any = 0, every = ~uint64_t{0};
+        int32_t  low[kLanes] = {}, high[kLanes] = {};
+        for (int i = 0; i < n; i++) {
+            if (i == 0 || (a.mask_type != MaskType::kNone && a.mask[r0 + i] != a.mask[r0 + i - 1])) row = view_row(a, r0 + i, begin);
+            low[i] = static_cast<int32_t>(row.visible), high[i] = static_cast<int32_t>(row.visible >> 32);
+            any |= row.visible, every &= row.visible, view.terms |= row.terms;
+        }
+        view.closed = any == 0;
+        view.open   = every == ~uint64_t{0} && !view.terms && n == kLanes;
+        view.last   = any == 0 ? 0 : (kTileTokens - __builtin_clzll(any) + 7) / 8 * 8;
+        std::memcpy(&view.low, low, sizeof low);
+        std::memcpy(&view.high, high, sizeof high);
+        if (view.terms)
+            for (int i = 0; i < n; i++)
+                for (int t = 0; t < kTileTokens; t++)
+                    terms[t * kLanes + i] = begin + t < a.end ? mask_value(a, r0 + i, begin + t) * kLog2E : kNegInf;
+        return view;
+    }
+
+    // ---- softmax of one vector of rows over one tile: scores [last] in, u8 weights out. Returns the step of the weights.
+    static Fv weights(const AttendArgs& a, const View& view, const float* k_scale, const float* v_scale, const float* terms, RowState& s,
+                      float* scores, float* o, uint8_t* w8) {
+        Fv top = splat(kNegInf);
+        for (int t = 0; t < view.last; t++) {
+            Fv x = load(scores + t * kLanes) * splat(k_scale[t]) * s.step;
+            if (a.softcap != 0) {
+                for (int i = 0; i < kLanes; i++) x[i] = std::tanh(x[i] / a.softcap);
+                x = x * (a.softcap * kLog2E);
+            }
+            if (!view.open) {
+                if (view.terms) x += load(terms + t * kLanes);
+                const Iv bit = (t < 32 ? view.low : view.high) & (Iv{} + static_cast<int32_t>(uint32_t{1} << t % 32));
+                x            = bit != 0 ? x : splat(kNegInf);
+            }
+            store(scores + t * kLanes, x);
+            top = larger(top, x);
+        }
+        const auto behind = (top > s.m + kLag) | ((s.m == splat(kNegInf)) & (top > splat(kNegInf)));
+        if (Isa::any(behind)) {
+            const Fv m      = behind ? top : s.m;
+            const Fv shrink = s.m == splat(kNegInf) ? Fv{} : V::exp2(s.m - m);
+            s.l *= shrink;
+            for (int x = 0; x < a.v.head_dim; x++) store(o + x * kLanes, load(o + x * kLanes) * shrink);
+            s.m = m;
+        }
+        for (int t = 0; t < view.last; t++) {
+            const Fv x = load(scores + t * kLanes);
+            Fv       p = V::exp2(x - s.m);
+            if (!view.open) p = x == splat(kNegInf) ? Fv{} : p; // masked keys weigh exactly nothing
+            s.l += p;
+            store(scores + t * kLanes, p * splat(v_scale[t]));
+        }
+        const Fv bound  = Isa::weight_bound(scores, view.last);
+        const Fv factor = bound > splat(1e-30f) ? Isa::kWeightLimit / bound : Fv{}; // below, a tile adds nothing that f32 could hold
+        for (int t = 0; t < view.last; t += 4) {
+            Iv x[4];
+            for (int k = 0; k < 4; k++) x[k] = Isa::to_ints(load(scores + (t + k) * kLanes) * factor);
+            const Iv bytes = Isa::pack_unsigned(x[0], x[1], x[2], x[3]);
+            std::memcpy(w8 + static_cast<size_t>(t / 4) * sizeof bytes, &bytes, sizeof bytes);
+        }
+        return bound * (1.0f / Isa::kWeightLimit);
+    }
+
+    // K and V are codebook formats; at most kMaxBatchedRows rows.
+    static void run(const AttendArgs& a, const AttendState& state, float* scratch) {
+        const int    dk = a.k.head_dim, dv = a.v.head_dim, vectors = (a.rows + kLanes - 1) / kLanes;
+        const Space  at     = carve(scratch, dk, dv, vectors);
+        const size_t k_step = tile_bytes(a.k.format, dk), v_step = tile_bytes(a.v.format, dv),
+                     q_size = static_cast<size_t>(dk / 4) * sizeof(Fv);
+        const float scale   = codebook(a.k.format.bits).unit * (a.softcap != 0 ? a.scale : a.scale * kLog2E);
+        const float v_unit  = codebook(a.v.format.bits).unit;
+        RowState    s[kMaxBatchedRows / kLanes];
+        const auto  rows_of = [&](int n) { return a.rows - n * kLanes < kLanes ? a.rows - n * kLanes : kLanes; };
+
+        for (int n = 0; n < vectors; n++) {
+            const int rows = rows_of(n), r0 = n * kLanes;
+            to_lanes(a.q + static_cast<size_t>(r0) * dk, rows, dk, at.qt);
+            prepare_query(at.qt, dk, at.q + n * q_size, s[n]);
+            s[n].step *= scale;
+            s[n].m = splat(kNegInf), s[n].l = Fv{};
+            for (int i = 0; i < rows; i++) s[n].m[i] = state.m[r0 + i] * kLog2E, s[n].l[i] = state.l[r0 + i];
+            to_lanes(state.o + static_cast<size_t>(r0) * dv, rows, dv, at.o + static_cast<size_t>(n) * dv * kLanes);
+        }
+        alignas(64) float k_scale[kTileTokens], v_scale[kTileTokens];
+        for (int begin = a.begin; begin < a.end; begin += kTileTokens) {
+            bool expanded = false;
+            for (int n = 0; n < vectors; n += kPair) {
+                const int pair = vectors - n < kPair ? vectors - n : kPair;
+                View      view[kPair];
+                int       last = 0;
+                for (int i = 0; i < pair; i++) {
+                    view[i] = view_rows(a, (n + i) * kLanes, rows_of(n + i), begin, at.terms + i * kTileTokens * kLanes);
+                    last    = view[i].last > last ? view[i].last : last;
+                }
+                if (last == 0) continue;
+                for (int i = 0; i < pair; i++) view[i].last = last; // what one of them does not see is closed to it by its bits
+                if (!expanded) {
+                    const uint8_t *k = a.k.tiles + k_step * static_cast<size_t>(begin / kTileTokens),
+                                  *v = a.v.tiles + v_step * static_cast<size_t>(begin / kTileTokens);
+                    Isa::expand_bytes(a.k.format.bits, k, dk / 8, 128, at.k);
+                    Isa::expand_bytes(a.v.format.bits, v, dv / 8, 0, at.v);
+                    Isa::load_halves(tile_scales(a.k.format, dk, k), k_scale);
+                    Isa::load_halves(tile_scales(a.v.format, dv, v), v_scale);
+                    expanded = true;
+                }
+                if (pair == kPair) dots<kPair>(at.k, at.q + n * q_size, dk, s + n, last, at.scores);
+                else dots<1>(at.k, at.q + n * q_size, dk, s + n, last, at.scores);
+                Fv step[kPair];
+                for (int i = 0; i < pair; i++)
+                    step[i] = v_unit * weights(a, view[i], k_scale, v_scale, at.terms + i * kTileTokens * kLanes, s[n + i],
+                                               at.scores + i * kTileTokens * kLanes, at.o + static_cast<size_t>(n + i) * dv * kLanes,
+                                               at.w + i * kTileTokens / 4 * sizeof(Fv));
+                float* o = at.o + static_cast<size_t>(n) * dv * kLanes;
+                if (pair == kPair) weigh<kPair>(at.v, at.w, dv, step, last, o);
+                else weigh<1>(at.v, at.w, dv, step, last, o);
+            }
+        }
+        for (int n = 0; n < vectors; n++) {
+            const int rows = rows_of(n), r0 = n * kLanes;
+            from_lanes(at.o + static_cast<size_t>(n) * dv * kLanes, rows, dv, state.o + static_cast<size_t>(r0) * dv);
+            for (int i = 0; i < rows; i++) state.m[r0 + i] = s[n].m[i] * kLn2, state.l[r0 + i] = s[n].l[i];
+        }
+        poison_rows(a, state);
+    }
+};
+
+} // namespace
+} // namespace tightkv
