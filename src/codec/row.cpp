@@ -8,7 +8,11 @@ namespace tightkv {
 namespace {
 
 struct ScalarOps {
-    static void  fwht(float* x, int n) { tightkv::fwht(x, n); }
+    static void hadamard(float* x, int n, const float* before, const float* after) {
+        for (int i = 0; i < n; i++) x[i] *= before[i];
+        fwht(x, n);
+        for (int i = 0; i < n; i++) x[i] *= after[i];
+    }
     static float sum_squares(const float* x, int d) {
         float lane[16] = {};
         for (int i = 0; i < d; i++) lane[i % 16] += x[i] * x[i];
@@ -16,14 +20,20 @@ struct ScalarOps {
             for (int i = 0; i < n; i++) lane[i] += lane[i + n];
         return lane[0];
     }
-    static void code_levels(const float* y, int d, float to_fixed, const Codebook& book, uint8_t* codes) {
+    static int code_levels(const float* y, int d, float to_fixed, const Codebook& book, uint8_t* codes) {
+        int norm2 = 0;
         for (int i = 0; i < d; i++) {
             float v = std::nearbyint(y[i] * to_fixed); // round to nearest even, the default mode
             v       = v > 32767.0f ? 32767.0f : v < -32768.0f ? -32768.0f : v;
             int c   = 0;
             for (int k = 0; k + 1 < book.n; k++) c += static_cast<int>(v) > book.threshold[k];
             codes[i] = static_cast<uint8_t>(c);
+            norm2 += book.level[c] * book.level[c];
         }
+        return norm2;
+    }
+    static void levels_of(const uint8_t* codes, int d, const Codebook& book, float w, float* y) {
+        for (int i = 0; i < d; i++) y[i] = w * static_cast<float>(book.level[codes[i]]);
     }
     static void round_to_half(float* x, int d) {
         for (int i = 0; i < d; i++) x[i] = half_to_float(float_to_half(x[i]));

@@ -1,7 +1,8 @@
 // The encoder, written once over four primitives of an ISA (struct Ops), so that every ISA gives the same bits:
-//   void  fwht(float* x, int n)              butterflies from stride 1 upwards
+//   void  hadamard(float* x, int n, const float* before, const float* after)   x *= before; butterflies from stride 1 upwards; x *= after
 //   float sum_squares(const float* x, int d) 16 strided accumulators, folded 16 -> 8 -> 4 -> 2 -> 1; d % 16 == 0
-//   void  code_levels(const float* y, int d, float to_fixed, const Codebook&, uint8_t* codes)
+//   int   code_levels(const float* y, int d, float to_fixed, const Codebook&, uint8_t* codes)   returns Σ level²
+//   void  levels_of(const uint8_t* codes, int d, const Codebook&, float w, float* y)            y = w * level
 //   void  round_to_half(float* x, int d)     x = f32(f16(x))
 // Units that include this are compiled without contraction of a*b+c (cmake: -ffp-contract=off).
 #pragma once
@@ -11,25 +12,20 @@
 #include "base/half.h"
 #include "codec/codebook_tables.h"
 #include "codec/row.h"
+#include "codec/stable_range.h"
 #include "codec/transform.h"
 
 namespace tightkv {
 namespace { // one copy per ISA: never merged by the linker
 
 template <class Ops> void forward(const Transform& t, float* x) {
-    const int d = t.head_dim();
-    for (int i = 0; i < d; i++) x[i] *= t.pre()[i];
     int at = 0;
-    for (int n : t.blocks()) Ops::fwht(x + at, n), at += n;
-    for (int i = 0; i < d; i++) x[i] *= t.post()[i];
+    for (int n : t.blocks()) Ops::hadamard(x + at, n, t.pre() + at, t.post() + at), at += n;
 }
 
 template <class Ops> void inverse(const Transform& t, float* y) {
-    const int d = t.head_dim();
-    for (int i = 0; i < d; i++) y[i] *= t.post()[i];
     int at = 0;
-    for (int n : t.blocks()) Ops::fwht(y + at, n), at += n;
-    for (int i = 0; i < d; i++) y[i] *= t.pre()[i];
+    for (int n : t.blocks()) Ops::hadamard(y + at, n, t.post() + at, t.pre() + at), at += n;
 }
 
 inline float largest_magnitude(const float* x, int d) { // NaN gives NaN
@@ -42,15 +38,14 @@ inline float largest_magnitude(const float* x, int d) { // NaN gives NaN
 }
 
 // y: transformed row, scaled by 2^-exponent. Decides codes and scale.
-template <class Ops> RowStatus code_row(const Format& f, int d, const float* y, int exponent, CodedRow& row) {
-    const float norm2       = Ops::sum_squares(y, d);
-    int32_t     level_norm2 = 0; // exact: at most 1024 * 127^2
+template <class Ops> RowStatus code_row(const Format& f, int d, const float* y, int exponent, CodedRow& row, int32_t& level_norm2) {
+    const float norm2 = Ops::sum_squares(y, d);
     float       unit;
+    level_norm2 = 0; // exact: at most 1024 * 127^2
     if (f.kind == FormatKind::Levels) {
         const Codebook& book = codebook(f.bits);
         unit                 = book.unit;
-        Ops::code_levels(y, d, kThresholdSteps * std::sqrt(static_cast<float>(d)) / std::sqrt(norm2), book, row.codes);
-        for (int i = 0; i < d; i++) level_norm2 += book.level[row.codes[i]] * book.level[row.codes[i]];
+        level_norm2 = Ops::code_levels(y, d, kThresholdSteps * std::sqrt(static_cast<float>(d)) / std::sqrt(norm2), book, row.codes);
     } else {
         unit                = kUniformUnit;
         const float to_code = 127.0f / largest_magnitude(y, d);
@@ -73,9 +68,7 @@ template <class Ops> void decode(const Format& f, const Transform& t, const Code
     const int   d = t.head_dim();
     const float s = half_to_float(row.scale);
     if (f.kind == FormatKind::Levels) {
-        const Codebook& book = codebook(f.bits);
-        const float     w    = s * book.unit;
-        for (int i = 0; i < d; i++) x[i] = w * static_cast<float>(book.level[row.codes[i]]);
+        Ops::levels_of(row.codes, d, codebook(f.bits), s * codebook(f.bits).unit, x);
     } else {
         const float w = s * kUniformUnit;
         for (int i = 0; i < d; i++) x[i] = w * static_cast<float>(static_cast<int8_t>(row.codes[i]));
@@ -83,7 +76,7 @@ template <class Ops> void decode(const Format& f, const Transform& t, const Code
     inverse<Ops>(t, x);
 }
 
-template <class Ops> RowStatus encode_once(const Format& f, const Transform& t, float* x, CodedRow& row) {
+template <class Ops> RowStatus encode_once(const Format& f, const Transform& t, float* x, CodedRow& row, int32_t& level_norm2) {
     const int   d   = t.head_dim();
     const float top = largest_magnitude(x, d);
     if (!(top < __builtin_inff())) {
@@ -98,26 +91,46 @@ template <class Ops> RowStatus encode_once(const Format& f, const Transform& t, 
     RowStatus status = RowStatus::kOk;
     if (top != 0) {
         forward<Ops>(t, x);
-        status = code_row<Ops>(f, d, x, exponent, row);
+        status = code_row<Ops>(f, d, x, exponent, row, level_norm2);
     }
     if (top == 0 || row.scale == 0) std::memset(row.codes, 0, d), row.scale = 0;
     return status;
+}
+
+// Is a row of levels its own encoding for certain? `work` is overwritten. A cheap answer to what the loop of encode() would find:
+// re-encoded, every value lies at level * unit * sqrt(d)/(unit |level|) of the row's deviation, off by the f16 rounding of the decoded row,
+// which is at most 2^-11 of the row's norm, plus as much again of 4 deviations for the norm itself (codes above that saturate). If that
+// leaves every level in its cell, a range of |level|² that is tabled, the codes repeat. The scale repeats if the norm of the rounded row,
+// give or take the rounding of f32 sums, gives it.
+template <class Ops> bool surely_stable(const Format& f, const Transform& t, const CodedRow& row, int32_t level_norm2, float* work) {
+    const int         d     = t.head_dim();
+    const StableRange range = stable_range(f.bits, d);
+    const float       s     = half_to_float(row.scale);
+    if (level_norm2 < range.least || level_norm2 > range.most || !(s > 0x1p-10f && s < 1024.0f)) return false; // f16 over- and underflow
+    decode<Ops>(f, t, row, work);
+    Ops::round_to_half(work, d);
+    const float scale = std::sqrt(Ops::sum_squares(work, d)) / (codebook(f.bits).unit * std::sqrt(static_cast<float>(level_norm2)));
+    // f32: (log2 d + 2) roundings of the transform and d/16 + 4 of the sum, each 2^-24
+    const float doubt = scale * 1e-5f;
+    return float_to_half(scale - doubt) == row.scale && float_to_half(scale + doubt) == row.scale;
 }
 
 // The whole write path of one row, codes only. x: [d], kept.
 template <class Ops> RowStatus encode(const Format& f, const Transform& t, const float* x, CodedRow& row) {
     const int         d = t.head_dim();
     alignas(64) float work[kMaxHeadDim];
+    int32_t           level_norm2 = 0;
     std::memcpy(work, x, sizeof(float) * d);
-    const RowStatus status = encode_once<Ops>(f, t, work, row);
+    const RowStatus status = encode_once<Ops>(f, t, work, row, level_norm2);
     if (status != RowStatus::kOk || row.scale == 0) return status;
+    if (f.kind == FormatKind::Levels && surely_stable<Ops>(f, t, row, level_norm2, work)) return status;
     // Towards the fixed point. Rows with nearly all their norm in one transformed coordinate need a second round, seldom a third;
     // the bound only keeps a row that f16 cannot hold (overflow, subnormal scale) from going round for ever.
     for (int round = 0; round < 8; round++) {
         CodedRow again;
         decode<Ops>(f, t, row, work);
         Ops::round_to_half(work, d);
-        if (encode_once<Ops>(f, t, work, again) != RowStatus::kOk) break;
+        if (encode_once<Ops>(f, t, work, again, level_norm2) != RowStatus::kOk) break;
         if (again.scale == row.scale && std::memcmp(again.codes, row.codes, d) == 0) break;
         std::memcpy(row.codes, again.codes, d), row.scale = again.scale;
     }

@@ -47,6 +47,14 @@ template <class W> void unpack8(int bits, const W plane[8], W v[8]) {
     }
 }
 
+// Bits [from, from + width of mask) of 16 codes into the 16 dwords of a plane, at bit `to` of each.
+void put_field(uint8_t* plane, const uint8_t* codes, int from, uint32_t mask, int to) {
+    uint32_t w[16];
+    std::memcpy(w, plane, sizeof w);
+    for (int x = 0; x < 16; x++) w[x] = (w[x] & ~(mask << to)) | ((codes[x] >> from & mask) << to);
+    std::memcpy(plane, w, sizeof w);
+}
+
 // First byte of dim group g for K (dword of the token) and V (byte of the token in dim 0 of the group).
 size_t k_offset(int bits, int head_dim, int token, int g) {
     return (size_t(token / 16) * (head_dim / 32) + g) * bits * kPlane + (token % 16) * 4;
@@ -67,17 +75,18 @@ void tile_put(const Format& f, Operand op, int head_dim, uint8_t* tile, int toke
         }
         return;
     }
+    // A token of V is one byte of every dword and one field of it: or, for the last two of eight vectors at 3 bits, a bit in three planes.
     const int i = token % 32 / 4; // vector of the token
     for (int g = 0; g < head_dim / 16; g++) {
-        uint8_t* at = tile + v_offset(f.bits, token, g);
-        for (int x = 0; x < 16; x++) {
-            uint8_t v[8], plane[8];
-            for (int p = 0; p < f.bits; p++) plane[p] = at[p * kPlane + 4 * x];
-            unpack8(f.bits, plane, v);
-            v[i] = row.codes[16 * g + x];
-            pack8(f.bits, v, plane);
-            for (int p = 0; p < f.bits; p++) at[p * kPlane + 4 * x] = plane[p];
-        }
+        uint8_t* const       at    = tile + v_offset(f.bits, token, g) - token % 4;
+        const uint8_t* const codes = row.codes + 16 * g;
+        const int            byte  = 8 * (token % 4);
+        if (f.bits == 8) put_field(at + i * kPlane, codes, 0, 0xff, byte);
+        else if (f.bits == 4) put_field(at + i / 2 * kPlane, codes, 0, 15, byte + 4 * (i % 2));
+        else if (f.bits == 2) put_field(at + i / 4 * kPlane, codes, 0, 3, byte + 2 * (i % 4));
+        else if (i < 6) put_field(at + i / 2 * kPlane, codes, 0, 7, byte + 4 * (i % 2));
+        else
+            for (int p = 0; p < 3; p++) put_field(at + p * kPlane, codes, p, 1, byte + (i == 6 ? 3 : 7));
     }
 }
 

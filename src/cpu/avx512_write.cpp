@@ -9,26 +9,42 @@ namespace tightkv {
 namespace {
 
 struct Avx512Ops {
-    static __m512 flip(__m512 x, __mmask16 lanes) { // sign of the given lanes
-        const __m512i minus = _mm512_set1_epi32(INT32_MIN), bits = _mm512_castps_si512(x);
-        return _mm512_castsi512_ps(_mm512_mask_xor_epi32(bits, lanes, bits, minus));
-    }
-    // Strides 1, 2, 4, 8 inside a register: lane l becomes x[l] + x[l^h] or x[l^h] - x[l].
+    // Strides 1, 2, 4, 8 inside a register: lane l becomes x[l] + x[l^h] or x[l^h] - x[l] (a product with +-1 rounds nothing).
     static __m512 inner(__m512 x) {
-        x = _mm512_add_ps(_mm512_permute_ps(x, 0xb1), flip(x, 0xaaaa));
-        x = _mm512_add_ps(_mm512_permute_ps(x, 0x4e), flip(x, 0xcccc));
-        x = _mm512_add_ps(_mm512_shuffle_f32x4(x, x, 0xb1), flip(x, 0xf0f0));
-        return _mm512_add_ps(_mm512_shuffle_f32x4(x, x, 0x4e), flip(x, 0xff00));
+        const __m512 one = _mm512_set1_ps(1.0f), minus = _mm512_set1_ps(-1.0f);
+        x = _mm512_fmadd_ps(x, _mm512_mask_blend_ps(0xaaaa, one, minus), _mm512_permute_ps(x, 0xb1));
+        x = _mm512_fmadd_ps(x, _mm512_mask_blend_ps(0xcccc, one, minus), _mm512_permute_ps(x, 0x4e));
+        x = _mm512_fmadd_ps(x, _mm512_mask_blend_ps(0xf0f0, one, minus), _mm512_shuffle_f32x4(x, x, 0xb1));
+        return _mm512_fmadd_ps(x, _mm512_mask_blend_ps(0xff00, one, minus), _mm512_shuffle_f32x4(x, x, 0x4e));
     }
-    static void fwht(float* x, int n) {
-        for (int i = 0; i < n; i += 16) _mm512_storeu_ps(x + i, inner(_mm512_loadu_ps(x + i)));
-        for (int h = 16; h < n; h *= 2)
+    // N registers: strides 1 … 8N.
+    template <int N> static void block(float* x, const float* before, const float* after) {
+        __m512 r[N];
+        for (int i = 0; i < N; i++) r[i] = inner(_mm512_mul_ps(_mm512_loadu_ps(x + 16 * i), _mm512_loadu_ps(before + 16 * i)));
+        for (int h = 1; h < N; h *= 2)
+            for (int i = 0; i < N; i += 2 * h)
+                for (int j = i; j < i + h; j++) {
+                    const __m512 a = r[j], b = r[j + h];
+                    r[j] = _mm512_add_ps(a, b), r[j + h] = _mm512_sub_ps(a, b);
+                }
+        for (int i = 0; i < N; i++) _mm512_storeu_ps(x + 16 * i, after ? _mm512_mul_ps(r[i], _mm512_loadu_ps(after + 16 * i)) : r[i]);
+    }
+    static void hadamard(float* x, int n, const float* before, const float* after) {
+        if (n == 32) return block<2>(x, before, after);
+        if (n == 64) return block<4>(x, before, after);
+        if (n == 128) return block<8>(x, before, after);
+        for (int i = 0; i < n; i += 128) block<8>(x + i, before + i, nullptr);
+        for (int h = 128; h < n; h *= 2) {
+            const bool last = 2 * h == n;
             for (int i = 0; i < n; i += 2 * h)
                 for (int j = i; j < i + h; j += 16) {
                     const __m512 a = _mm512_loadu_ps(x + j), b = _mm512_loadu_ps(x + j + h);
-                    _mm512_storeu_ps(x + j, _mm512_add_ps(a, b));
-                    _mm512_storeu_ps(x + j + h, _mm512_sub_ps(a, b));
+                    __m512       c = _mm512_add_ps(a, b), e = _mm512_sub_ps(a, b);
+                    if (last) c = _mm512_mul_ps(c, _mm512_loadu_ps(after + j)), e = _mm512_mul_ps(e, _mm512_loadu_ps(after + j + h));
+                    _mm512_storeu_ps(x + j, c);
+                    _mm512_storeu_ps(x + j + h, e);
                 }
+        }
     }
     static float sum_squares(const float* x, int d) {
         __m512 sum = _mm512_setzero_ps();
@@ -42,18 +58,35 @@ struct Avx512Ops {
             for (int i = 0; i < n; i++) lane[i] += lane[i + n];
         return lane[0];
     }
-    // 32 values at a time: fixed point with saturation to int16, then plus one per threshold below.
-    static void code_levels(const float* y, int d, float to_fixed, const Codebook& book, uint8_t* codes) {
-        const __m512 f = _mm512_set1_ps(to_fixed);
+    // 32 values at a time: fixed point with saturation to int16, then |v| against the positive thresholds only (avx2_write.cpp says why).
+    static int code_levels(const float* y, int d, float to_fixed, const Codebook& book, uint8_t* codes) {
+        const __m512  f     = _mm512_set1_ps(to_fixed);
+        const __m512i one   = _mm512_set1_epi16(1);
+        const __m256i table = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(book.level.data())));
+        __m512i       norm2 = _mm512_setzero_si512();
         for (int i = 0; i < d; i += 32) {
-            const __m256i a   = _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(y + i), f)));
-            const __m256i b   = _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(y + i + 16), f)));
-            const __m512i v   = _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1);
-            const __m512i one = _mm512_set1_epi16(1);
-            __m512i       c   = _mm512_setzero_si512();
-            for (int k = 0; k + 1 < book.n; k++)
-                c = _mm512_mask_add_epi16(c, _mm512_cmpgt_epi16_mask(v, _mm512_set1_epi16(book.threshold[k])), c, one);
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + i), _mm512_cvtepi16_epi8(c));
+            const __m256i   a   = _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(y + i), f)));
+            const __m256i   b   = _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(y + i + 16), f)));
+            const __m512i   v   = _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1);
+            const __mmask32 neg = _mm512_cmplt_epi16_mask(v, one);
+            const __m512i   m   = _mm512_mask_subs_epi16(v, neg, one, v);
+            __m512i         n   = _mm512_setzero_si512();
+            for (int k = book.n / 2; k + 1 < book.n; k++)
+                n = _mm512_mask_add_epi16(n, _mm512_cmpgt_epi16_mask(m, _mm512_set1_epi16(book.threshold[k])), n, one);
+            n               = _mm512_mask_sub_epi16(n, neg, _mm512_set1_epi16(-1), n);
+            n               = _mm512_add_epi16(n, _mm512_set1_epi16(static_cast<int16_t>(book.n / 2)));
+            const __m256i c = _mm512_cvtepi16_epi8(n);
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + i), c);
+            const __m512i level = _mm512_cvtepi8_epi16(_mm256_shuffle_epi8(table, c));
+            norm2               = _mm512_dpwssd_epi32(norm2, level, level);
+        }
+        return _mm512_reduce_add_epi32(norm2);
+    }
+    static void levels_of(const uint8_t* codes, int d, const Codebook& book, float w, float* y) {
+        const __m128i table = _mm_loadu_si128(reinterpret_cast<const __m128i*>(book.level.data()));
+        for (int i = 0; i < d; i += 16) {
+            const __m128i v = _mm_shuffle_epi8(table, _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + i)));
+            _mm512_storeu_ps(y + i, _mm512_mul_ps(_mm512_set1_ps(w), _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(v))));
         }
     }
     static void round_to_half(float* x, int d) {
