@@ -34,6 +34,13 @@ Status parse_count(std::string_view word, size_t pos, int& n) {
     return {};
 }
 
+Status parse_threshold(std::string_view word, size_t pos, float& x) {
+    const auto [end, ec] = std::from_chars(word.data(), word.data() + word.size(), x);
+    if (ec != std::errc{} || end != word.data() + word.size() || !(x >= 0.0f && x <= 0.01f))
+        return at(pos, quoted(word) + " is no threshold; accepted: 0 (off) to 0.01, for example 1e-6");
+    return {};
+}
+
 Status parse_boundary(std::string_view word, size_t pos, FormatId& id, int& n) {
     const size_t x = word.rfind('x');
     if (x == std::string_view::npos) return at(pos, quoted(word) + " must be FORMATxCOUNT, for example f16x2");
@@ -42,11 +49,11 @@ Status parse_boundary(std::string_view word, size_t pos, FormatId& id, int& n) {
 }
 
 struct Seen {
-    bool k = false, v = false, first = false, last = false;
+    bool k = false, v = false, first = false, last = false, sparse_v = false;
 };
 
 Status parse_part(std::string_view part, size_t pos, CacheSpec& spec, Seen& seen) {
-    static constexpr const char* kWords = "accepted: k=, v=, first=, last=, sink=, window=, profile=";
+    static constexpr const char* kWords = "accepted: k=, v=, first=, last=, sparse_v=, sink=, window=, profile=";
     const size_t                 eq     = part.find('=');
     if (eq == std::string_view::npos)
         return at(pos, (part.empty() ? std::string("a part is missing") : quoted(part) + " is no KEY=VALUE part") + "; " + kWords);
@@ -61,6 +68,10 @@ Status parse_part(std::string_view part, size_t pos, CacheSpec& spec, Seen& seen
         const bool first = key == "first";
         if (Status s = once(first ? seen.first : seen.last); !s.ok()) return s;
         return parse_boundary(value, vpos, first ? spec.first : spec.last, first ? spec.n_first : spec.n_last);
+    }
+    if (key == "sparse_v") {
+        if (Status s = once(seen.sparse_v); !s.ok()) return s;
+        return parse_threshold(value, vpos, spec.sparse_v);
     }
     if (key == "sink" || key == "window") {
         int n = 0;
@@ -114,6 +125,11 @@ std::string CacheSpec::to_string() const {
     std::string s = k == v ? format(k).name : std::string("k=") + format(k).name + ":v=" + format(v).name;
     if (n_first) s += std::string(":first=") + format(first).name + "x" + std::to_string(n_first);
     if (n_last) s += std::string(":last=") + format(last).name + "x" + std::to_string(n_last);
+    if (sparse_v != kDefaultSparseV) {
+        char       text[32];
+        const auto end = std::to_chars(text, text + sizeof text, sparse_v).ptr; // the shortest text that parses back
+        s += ":sparse_v=" + std::string(text, end);
+    }
     return s;
 }
 

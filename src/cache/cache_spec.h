@@ -2,8 +2,9 @@
 //
 //   spec   = format | part (":" part)*          e.g. turbo3   k=turbo4:v=turbo3   k=turbo4:v=turbo3:first=f16x2:last=turbo8x2
 //   part   = "k=" format | "v=" format | "first=" format "x" count | "last=" format "x" count
-//          | "sink=" count | "window=" count | "profile=" file
+//          | "sparse_v=" threshold | "sink=" count | "window=" count | "profile=" file
 // first/last name the format of K and V of boundary layers, counted over the layers that have a KV cache.
+// sparse_v: values of a tile are left out when every weight in it is below this part of the largest one so far; 0 turns that off.
 // sink, window, profile and the trellis formats (turbo2t, turbo3t, turbo4t) are part of the grammar; this version
 // recognises them and refuses them by name.
 #pragma once
@@ -15,10 +16,13 @@
 
 namespace tightkv {
 
+inline constexpr float kDefaultSparseV = 1e-6f;
+
 struct CacheSpec {
     FormatId k = FormatId::turbo4, v = FormatId::turbo4;
     FormatId first = FormatId::f16, last = FormatId::f16;
     int      n_first = 0, n_last = 0;
+    float    sparse_v = kDefaultSparseV;
 
     // Format of layer `index` among `n_layers` layers with a KV cache.
     FormatId k_of(int index, int n_layers) const { return boundary(index, n_layers, k); }

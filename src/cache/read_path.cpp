@@ -94,6 +94,7 @@ Status AttentionJob::prepare(const AttentionArgs& a, int n_threads) {
         done_ = std::make_unique<std::atomic<int>[]>(static_cast<size_t>(n_blocks_)); // value-initialised: zero
     }
     next_.store(0, std::memory_order_relaxed);
+    v_seen_.store(0, std::memory_order_relaxed), v_skipped_.store(0, std::memory_order_relaxed);
     return {};
 }
 
@@ -135,6 +136,9 @@ void AttentionJob::attend_unit(int64_t unit, float* scratch) {
     args.end       = static_cast<int>(std::min<int64_t>(a.n_kv, static_cast<int64_t>(args.begin) + run_tokens_));
     args.scale     = a.scale;
     args.softcap   = a.softcap;
+    args.sparse_v  = a.sparse_v;
+    TileCounts counts;
+    args.v_tiles = &counts;
     args.mask_type = a.mask ? a.mask_type : MaskType::kNone;
 
     const int   at_once = decode_ ? kMaxDecodeRows : kMaxBatchedRows;
@@ -154,6 +158,8 @@ void AttentionJob::attend_unit(int64_t unit, float* scratch) {
         const AttendState state{m + r0, l + r0, o + static_cast<size_t>(r0) * dv};
         (decode_ ? kernel.attend_decode : kernel.attend_batched)(args, state, scratch);
     }
+
+    v_seen_.fetch_add(counts.seen, std::memory_order_relaxed), v_skipped_.fetch_add(counts.skipped, std::memory_order_relaxed);
 
     if (n_runs_ == 1) {
         for (int r = 0; r < rows; r++)

@@ -37,7 +37,8 @@ struct AttentionArgs {
     MaskType     mask_type = MaskType::kNone;
     const void*  mask      = nullptr; // value of key j for token t of head h in stream s: mask + s*stream + h*head + t*token + j
     RowStrides   mask_strides;        // 0 where the mask is shared
-    const float* sinks = nullptr;     // [n_heads] logits, or null
+    const float* sinks    = nullptr;  // [n_heads] logits, or null
+    float        sparse_v = 0.0f;     // kernel_table.h
 };
 
 class AttentionJob {
@@ -45,6 +46,8 @@ public:
     // Checks shapes and lays out the work. args must stay valid until the last run() returns.
     Status prepare(const AttentionArgs& args, int n_threads);
     void   run(); // call once per thread
+    // Tiles of V (times blocks of query rows) seen and skipped; complete when all run() have returned.
+    TileCounts v_tiles() const { return {v_seen_.load(), v_skipped_.load()}; }
 
 private:
     struct Unit;
@@ -60,7 +63,7 @@ private:
     bool                                decode_     = true;
     std::vector<float>                  partial_; // [block][run][rows][m, l, o[dv]]
     std::unique_ptr<std::atomic<int>[]> done_;    // [block]
-    std::atomic<int64_t>                next_{0};
+    std::atomic<int64_t>                next_{0}, v_seen_{0}, v_skipped_{0};
 };
 
 } // namespace tightkv

@@ -1,6 +1,8 @@
 // What every ISA level's attention shares: mask access and the plain expansion of one row. Included by ISA units, so everything
 // here has internal linkage (a copy compiled for a newer ISA must never be the one the linker keeps).
 #pragma once
+#include <cmath>
+
 #include "base/half.h"
 #include "base/softmax_state.h"
 #include "codec/codebook_tables.h"
@@ -24,6 +26,21 @@ inline bool all_finite(const float* x, int d) {
     float sum = 0;
     for (int i = 0; i < d; i++) sum += x[i] * 0.0f;
     return sum == 0.0f;
+}
+
+// int8 operand of a query where nothing saturates: the largest value becomes 127. Returns the step, q ~ step * q8; minus = -128 Σ q8.
+inline float quantize_by_largest(const float* q, int d, int8_t* q8, int32_t& minus) {
+    float top = 0;
+    for (int i = 0; i < d; i++) top = std::fmax(top, std::fabs(q[i]));
+    const bool  usable = all_finite(q, d) && top > 1e-30f; // else the operand is zero; NaN and Inf are dealt with by the caller
+    const float inv    = usable ? 127.0f / top : 0.0f;
+    int32_t     sum    = 0;
+    for (int i = 0; i < d; i++) {
+        q8[i] = usable ? static_cast<int8_t>(std::nearbyint(q[i] * inv)) : int8_t{0};
+        sum += q8[i];
+    }
+    minus = -128 * sum;
+    return usable ? top / 127.0f : 0.0f;
 }
 
 // A query with NaN or Inf has no integer operand; its row, and only its row, answers NaN as f32 arithmetic would.

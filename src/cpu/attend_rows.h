@@ -65,7 +65,7 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
     }
 
     struct RowState {
-        Fv m, l;  // as in attend_tiles.h, per row
+        Fv m, top, l; // as in attend_tiles.h, per row
         Fv step;  // query step * unit of the codebook * scale of the scores
         Iv minus; // -128 Σ q8
     };
@@ -209,8 +209,9 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
     }
 
     // ---- softmax of one vector of rows over one tile: scores [last] in, u8 weights out. Returns the step of the weights.
-    static Fv weights(const AttendArgs& a, const View& view, const float* k_scale, const float* v_scale, const float* terms, RowState& s,
-                      float* scores, float* o, uint8_t* w8) {
+    // live: some weight matters.
+    static Fv weights(const AttendArgs& a, const View& view, const float* k_scale, const float* v_scale, const float* terms, float sparse,
+                      RowState& s, float* scores, float* o, uint8_t* w8, bool& live) {
         Fv top = splat(kNegInf);
         for (int t = 0; t < view.last; t++) {
             Fv x = load(scores + t * kLanes) * splat(k_scale[t]) * s.step;
@@ -226,6 +227,8 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
             store(scores + t * kLanes, x);
             top = larger(top, x);
         }
+        s.top = larger(s.top, top);
+        live |= Isa::any((top >= s.top + sparse) & (top > splat(kNegInf)));
         const auto behind = (top > s.m + kLag) | ((s.m == splat(kNegInf)) & (top > splat(kNegInf)));
         if (Isa::any(behind)) {
             const Fv m      = behind ? top : s.m;
@@ -260,6 +263,7 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
                      q_size = static_cast<size_t>(dk / 4) * sizeof(Fv);
         const float scale   = codebook(a.k.format.bits).unit * (a.softcap != 0 ? a.scale : a.scale * kLog2E);
         const float v_unit  = codebook(a.v.format.bits).unit;
+        const float  sparse = std::log2(a.sparse_v); // -inf when off
         RowState    s[kMaxBatchedRows / kLanes];
         const auto  rows_of = [&](int n) { return a.rows - n * kLanes < kLanes ? a.rows - n * kLanes : kLanes; };
 
@@ -270,6 +274,7 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
             s[n].step *= scale;
             s[n].m = splat(kNegInf), s[n].l = Fv{};
             for (int i = 0; i < rows; i++) s[n].m[i] = state.m[r0 + i] * kLog2E, s[n].l[i] = state.l[r0 + i];
+            s[n].top = s[n].m;
             to_lanes(state.o + static_cast<size_t>(r0) * dv, rows, dv, at.o + static_cast<size_t>(n) * dv * kLanes);
         }
         alignas(64) float k_scale[kTileTokens], v_scale[kTileTokens];
@@ -296,11 +301,14 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
                 }
                 if (pair == kPair) dots<kPair>(at.k, at.q + n * q_size, dk, s + n, last, at.scores);
                 else dots<1>(at.k, at.q + n * q_size, dk, s + n, last, at.scores);
-                Fv step[kPair];
+                Fv   step[kPair];
+                bool live = false;
                 for (int i = 0; i < pair; i++)
-                    step[i] = v_unit * weights(a, view[i], k_scale, v_scale, at.terms + i * kTileTokens * kLanes, s[n + i],
+                    step[i] = v_unit * weights(a, view[i], k_scale, v_scale, at.terms + i * kTileTokens * kLanes, sparse, s[n + i],
                                                at.scores + i * kTileTokens * kLanes, at.o + static_cast<size_t>(n + i) * dv * kLanes,
-                                               at.w + i * kTileTokens / 4 * sizeof(Fv));
+                                               at.w + i * kTileTokens / 4 * sizeof(Fv), live);
+                if (a.v_tiles) a.v_tiles->seen++, a.v_tiles->skipped += !live;
+                if (!live) continue;
                 float* o = at.o + static_cast<size_t>(n) * dv * kLanes;
                 if (pair == kPair) weigh<kPair>(at.v, at.w, dv, step, last, o);
                 else weigh<1>(at.v, at.w, dv, step, last, o);

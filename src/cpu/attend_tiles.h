@@ -1,9 +1,9 @@
 // Attention over a run of tiles, lanes are tokens (scores) and dims (weighted sums). Written once over the operations of an ISA (struct
 // Isa, see avx2_read.cpp), beside those of vectors.h:
 //   prepare_query(q, d, rows, unit, QueryOperand&)           int8 operand of the scores
-//   scores(bits, tile, d, operand, rows, out)                out[rows][64] = step * unit * Σ q8 * level
+//   scores_of<bits, rows>(tile, d, operand, out)             out[rows][64] = step * unit * Σ q8 * level
 //   quantize_weights(w, w8) -> step                          u8 operand of the weighted sum, 64 tokens as vectors
-//   weigh(bits, tile, d, w8, step, rows, o)                  o[rows][d] += step * Σ w8 * level
+//   weigh_of<bits, rows>(tile, d, w8, step, o)               o[rows][d] += step * Σ w8 * level
 //   expand(format, operand, tile, d, out)                    K: out[d][64], V: out[64][d], f32 with scales
 //   load_halves(p, out)                                      64 f16 -> f32
 //   equal_bits(p, half)                                      bit t: p[t] == half, 64 of them
@@ -74,6 +74,25 @@ template <class Isa> struct Attention : Vectors<Isa> {
         for (; r < rows; r++) weigh_block<1>(p + r * kTileTokens, v, d, o + static_cast<size_t>(r) * d);
     }
 
+    // ---- packed codes: one instance per number of bits and rows
+
+    template <int R = kMaxDecodeRows>
+    static void scores(int bits, const uint8_t* tile, int d, const typename Isa::QueryOperand& op, int rows, float* out) {
+        if constexpr (R > 1)
+            if (rows < R) return scores<R - 1>(bits, tile, d, op, rows, out);
+        if (bits == 2) Isa::template scores_of<2, R>(tile, d, op, out);
+        else if (bits == 3) Isa::template scores_of<3, R>(tile, d, op, out);
+        else Isa::template scores_of<4, R>(tile, d, op, out);
+    }
+    template <int R = kMaxDecodeRows>
+    static void weigh(int bits, const uint8_t* tile, int d, const uint8_t* w8, const float* step, int rows, float* o) {
+        if constexpr (R > 1)
+            if (rows < R) return weigh<R - 1>(bits, tile, d, w8, step, rows, o);
+        if (bits == 2) Isa::template weigh_of<2, R>(tile, d, w8, step, o);
+        else if (bits == 3) Isa::template weigh_of<3, R>(tile, d, w8, step, o);
+        else Isa::template weigh_of<4, R>(tile, d, w8, step, o);
+    }
+
     // ---- masks: one tile of one row is open (adds nothing), closed (-inf everywhere) or has terms of its own
 
     enum class View : uint8_t { kOpen, kClosed, kTerms };
@@ -111,8 +130,10 @@ template <class Isa> struct Attention : Vectors<Isa> {
     };
     static constexpr float kLag = 8.0f; // a weight is at most 2^8, and o is rescaled seldom
 
-    // Scores of one row (dots; times factor per key, plus terms) -> weights 2^(score - m). False: the row sees nothing of the tile.
-    template <bool Terms> static bool row_weights(const AttendArgs& a, const float* dots, const float* factor, const float* terms,
+    // Scores of one row (dots; times factor per key, plus terms) -> weights 2^(score - m). Returns the largest score; -inf: the row sees nothing
+    // of the tile and the weights are not set.
+    template <bool Terms>
+    static float row_weights(const AttendArgs& a, const float* dots, const float* factor, const float* terms,
                                                   RowState& s, float* o, Fv* weights) {
         Fv top = splat(kNegInf);
         for (int i = 0; i < kVectors; i++) {
@@ -127,7 +148,7 @@ template <class Isa> struct Attention : Vectors<Isa> {
             top        = larger(top, x);
         }
         const float tile_top = Isa::fold_max(top);
-        if (tile_top == kNegInf) return false;
+        if (tile_top == kNegInf) return kNegInf;
         s.top = tile_top > s.top ? tile_top : s.top;
         if (tile_top > s.m + kLag || s.m == kNegInf) {
             const float shrink = s.m == kNegInf ? 0.0f : std::exp2(s.m - tile_top);
@@ -141,7 +162,7 @@ template <class Isa> struct Attention : Vectors<Isa> {
             weights[i] = p;
             s.l += p;
         }
-        return true;
+        return tile_top;
     }
 
     // integer: scores and weighted sums of codebook formats stay on the packed codes (decode); else every tile is expanded (batched).
@@ -154,12 +175,13 @@ template <class Isa> struct Attention : Vectors<Isa> {
         const bool   v_int  = integer && a.v.format.kind == FormatKind::Levels;
         const size_t k_step = tile_bytes(a.k.format, dk), v_step = tile_bytes(a.v.format, dv);
         const float  v_unit = v_int ? codebook(a.v.format.bits).unit : 1.0f;
+        const float  sparse = std::log2(a.sparse_v); // -inf when off
         const float  scale  = a.softcap != 0 ? a.scale : a.scale * kLog2E;
 
         typename Isa::QueryOperand operand;
         if (k_int) Isa::prepare_query(a.q, dk, a.rows, codebook(a.k.format.bits).unit, operand);
 
-        alignas(64) float   terms[kTileTokens], factor[kTileTokens], v_scale[kTileTokens];
+        alignas(64) float   terms[kTileTokens], factor[kTileTokens], v_scale[kTileTokens] = {};
         alignas(64) uint8_t w8[kMaxDecodeRows][kTileTokens];
         float               step[kMaxDecodeRows];
         RowState            state[kMaxBatchedRows];
@@ -184,7 +206,7 @@ template <class Isa> struct Attention : Vectors<Isa> {
             const uint8_t* v = a.v.tiles + v_step * static_cast<size_t>(begin / kTileTokens);
 
             if (k_int) {
-                Isa::scores(a.k.format.bits, k, dk, operand, a.rows, sc);
+                scores(a.k.format.bits, k, dk, operand, a.rows, sc);
                 Isa::load_halves(tile_scales(a.k.format, dk, k), factor);
                 for (int t = 0; t < kTileTokens; t += kLanes) store(factor + t, load(factor + t) * scale);
             } else {
@@ -192,17 +214,18 @@ template <class Isa> struct Attention : Vectors<Isa> {
                 scores_f32(a.q, dk, kt, a.rows, sc);
             }
             if (v_int) Isa::load_halves(tile_scales(a.v.format, dv, v), v_scale);
+            bool live = false; // some weight matters
             for (int r = 0; r < a.rows; r++) {
                 float* const dots = sc + r * kTileTokens;
                 float* const o    = s.o + static_cast<size_t>(r) * dv;
                 if (r > first && !same_view(r)) view = view_tile(a, r, begin, terms);
                 Fv         w[kVectors];
-                const bool sees = r < first              ? false
-                                  : view == View::kOpen  ? row_weights<false>(a, dots, factor, terms, state[r], o, w)
-                                  : view == View::kTerms ? row_weights<true>(a, dots, factor, terms, state[r], o, w)
-                                                         : false;
-                if (!sees)
+                float      top = kNegInf;
+                if (r >= first && view == View::kOpen) top = row_weights<false>(a, dots, factor, terms, state[r], o, w);
+                else if (r >= first && view == View::kTerms) top = row_weights<true>(a, dots, factor, terms, state[r], o, w);
+                if (top == kNegInf)
                     for (Fv& x : w) x = Fv{};
+                else live |= !(top < state[r].top + sparse);
                 if (v_int) { // the row scales of V go into the weights
                     for (int i = 0; i < kVectors; i++) w[i] *= load(v_scale + i * kLanes);
                     step[r] = Isa::quantize_weights(w, w8[r]) * v_unit;
@@ -210,8 +233,10 @@ template <class Isa> struct Attention : Vectors<Isa> {
                     for (int i = 0; i < kVectors; i++) store(dots + i * kLanes, w[i]);
                 }
             }
+            if (a.v_tiles) a.v_tiles->seen++, a.v_tiles->skipped += !live;
+            if (!live) continue;
             if (v_int) {
-                Isa::weigh(a.v.format.bits, v, dv, w8[0], step, a.rows, s.o);
+                weigh(a.v.format.bits, v, dv, w8[0], step, a.rows, s.o);
             } else {
                 Isa::expand(a.v.format, Operand::V, v, dv, vt);
                 weigh_f32(sc, vt, dv, a.rows, s.o);

@@ -78,19 +78,7 @@ struct Avx512 {
     };
 
     static void prepare_query(const float* q, int d, int rows, float unit, QueryOperand& out) {
-        for (int r = 0; r < rows; r++, q += d) {
-            float top = 0;
-            for (int i = 0; i < d; i++) top = std::fmax(top, std::fabs(q[i]));
-            const bool  usable = all_finite(q, d) && top > 1e-30f; // else the operand is zero; NaN and Inf are dealt with by the caller
-            const float inv    = usable ? 127.0f / top : 0.0f;
-            int32_t     sum    = 0;
-            for (int i = 0; i < d; i++) {
-                out.q[r][i] = usable ? static_cast<int8_t>(std::nearbyint(q[i] * inv)) : int8_t{0};
-                sum += out.q[r][i];
-            }
-            out.minus[r] = -128 * sum;
-            out.step[r]  = usable ? top / 127.0f * unit : 0.0f;
-        }
+        for (int r = 0; r < rows; r++) out.step[r] = unit * quantize_by_largest(q + static_cast<size_t>(r) * d, d, out.q[r], out.minus[r]);
     }
 
     template <int Bits, int R> static void scores_of(const uint8_t* tile, int d, const QueryOperand& op, float* out) {
@@ -278,22 +266,6 @@ struct Avx512 {
         case 4: return op == Operand::K ? expand_k<4>(f, tile, d, out) : expand_v<4>(f, tile, d, out);
         default: return op == Operand::K ? expand_k<8>(f, tile, d, out) : expand_v<8>(f, tile, d, out);
         }
-    }
-    template <int R = kMaxDecodeRows>
-    static void scores(int bits, const uint8_t* tile, int d, const QueryOperand& op, int rows, float* out) {
-        if constexpr (R > 1)
-            if (rows < R) return scores<R - 1>(bits, tile, d, op, rows, out);
-        if (bits == 2) scores_of<2, R>(tile, d, op, out);
-        else if (bits == 3) scores_of<3, R>(tile, d, op, out);
-        else scores_of<4, R>(tile, d, op, out);
-    }
-    template <int R = kMaxDecodeRows>
-    static void weigh(int bits, const uint8_t* tile, int d, const uint8_t* w8, const float* step, int rows, float* o) {
-        if constexpr (R > 1)
-            if (rows < R) return weigh<R - 1>(bits, tile, d, w8, step, rows, o);
-        if (bits == 2) weigh_of<2, R>(tile, d, w8, step, o);
-        else if (bits == 3) weigh_of<3, R>(tile, d, w8, step, o);
-        else weigh_of<4, R>(tile, d, w8, step, o);
     }
 };
 

@@ -17,6 +17,14 @@ bool has_avx2() {
 #endif
 }
 
+bool has_avxvnni() {
+#if defined(TIGHTKV_X86)
+    return has_avx2() && __builtin_cpu_supports("avxvnni");
+#else
+    return false;
+#endif
+}
+
 bool has_avx512() {
 #if defined(TIGHTKV_X86)
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
@@ -30,6 +38,7 @@ std::vector<const KernelTable*> detect() {
     std::vector<const KernelTable*> v{&scalar_kernels()};
 #if defined(TIGHTKV_X86)
     if (has_avx2()) v.push_back(&avx2_kernels());
+    if (has_avxvnni()) v.push_back(&avxvnni_kernels());
     if (has_avx512()) v.push_back(&avx512_kernels());
 #endif
     return v;

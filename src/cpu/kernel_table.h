@@ -1,5 +1,5 @@
 // The CPU kernels behind one table of function pointers per ISA level, chosen once at run time, forceable by name
-// (TIGHTKV_ISA=scalar|avx2|avx512, or set_isa). Dispatch is per array: an entry works on a run of rows or tiles.
+// (TIGHTKV_ISA=scalar|avx2|avxvnni|avx512, or set_isa). Dispatch is per array: an entry works on a run of rows or tiles.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -26,6 +26,11 @@ struct TileRun {
     int            head_dim = 0;
 };
 
+// What a kernel saw of the tiles of V.
+struct TileCounts {
+    int64_t seen = 0, skipped = 0;
+};
+
 // Attention of `rows` query rows over the tokens [begin, end) of one KV head; begin is a multiple of kTileTokens.
 struct AttendArgs {
     TileRun k, v;
@@ -38,6 +43,9 @@ struct AttendArgs {
     MaskType           mask_type = MaskType::kNone;
     const void* const* mask      = nullptr; // [rows] -> value of token 0; added after slope
     const float*       slope     = nullptr; // [rows] ALiBi factor of the mask value; null: 1
+    // The values of a tile are skipped when all weights of all rows are below this part of the row's largest so far (they still count in l).
+    float       sparse_v = 0.0f; // 0: never
+    TileCounts* v_tiles  = nullptr;
 };
 
 // Running softmax per row; o stays in the domain of the values: [rows][v.head_dim]. The kernel continues what is there.
@@ -73,8 +81,9 @@ inline size_t attend_scratch(int head_dim_k, int head_dim_v) {
 }
 
 const KernelTable& scalar_kernels();
-const KernelTable& avx2_kernels();   // call only where isa_supported
-const KernelTable& avx512_kernels(); // the same
+const KernelTable& avx2_kernels();    // call only where isa_supported
+const KernelTable& avxvnni_kernels(); // the same
+const KernelTable& avx512_kernels();  // the same
 
 // The levels this build and this processor have, weakest first.
 std::span<const KernelTable* const> available_kernels();

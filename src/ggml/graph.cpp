@@ -182,6 +182,14 @@ public:
     }
     Rewritten(const Rewritten&) = delete;
 
+    void count_tiles() const { // the graph has run
+        for (size_t i = 0; i < n_jobs_; i++) {
+            if (pool()[i]->way != Way::kAttend) continue;
+            const TileCounts c = pool()[i]->attention.v_tiles();
+            stats().v_tiles += c.seen, stats().v_tiles_skipped += c.skipped;
+        }
+    }
+
     // The first job that failed, or null.
     const Job* failed() const {
         for (size_t i = 0; i < n_jobs_; i++)
@@ -226,6 +234,7 @@ ggml_status hooked_graph_compute(ggml_backend_t backend, ggml_cgraph* graph) {
         rewritten.apply(graph);
         const ggml_status status = host_graph_compute(backend, graph);
         stats().graphs++;
+        rewritten.count_tiles();
         const Job* job = rewritten.failed();
         if (!job) return status;
         say(std::string(ggml_op_name(job->op)) + " failed: " + job->why);

@@ -28,7 +28,7 @@ enum class CacheMode : uint8_t {
 // One cache_k_l* / cache_v_l* tensor: [n_streams][n_cells][n_embd], declared f16.
 class CacheTensor {
 public:
-    CacheTensor(const ggml_tensor* t, Operand op, const Format& f);
+    CacheTensor(const ggml_tensor* t, Operand op, const Format& f, float sparse_v);
     ~CacheTensor();
 
     CacheMode     mode() const { return mode_; }
@@ -40,6 +40,7 @@ public:
     int64_t       n_cells() const { return n_cells_; }
     int64_t       n_streams() const { return n_streams_; }
     const Format& format() const { return format_; }
+    float         sparse_v() const { return sparse_v_; } // of V: cache_spec.h
     // What the cache will take, before head_dim is known with the likeliest one.
     size_t packed_bytes() const;
 
@@ -68,6 +69,7 @@ private:
     std::string                name_;
     Operand                    operand_;
     Format                     format_;
+    float                      sparse_v_;
     CacheMode                  mode_ = CacheMode::kUndecided;
     std::unique_ptr<TileStore> store_;
     std::mutex                 lock_; // mode changes

@@ -75,6 +75,7 @@ Status prepare_attention(const ggml_tensor* node, const int32_t* params, int n_t
         a.mask_type    = mask->type == GGML_TYPE_F16 ? MaskType::kF16 : MaskType::kF32;
         a.mask_strides = {mask->nb[1], mask->ne[2] > 1 ? mask->nb[2] : 0, mask->ne[3] > 1 ? mask->nb[3] : 0};
     }
+    a.sparse_v = cv->sparse_v();
     if (sinks) a.sinks = static_cast<const float*>(sinks->data);
     return job.prepare(a, n_threads);
 }

@@ -25,6 +25,8 @@ std::string stats_json() {
     field("native_attention", s.native_attention);
     field("generic_ops", s.generic_ops);
     field("fallback_ops", s.fallback_ops);
+    field("v_tiles", s.v_tiles);
+    field("v_tiles_skipped", s.v_tiles_skipped);
     field("rows_read", s.rows_read);
     field("rows_written", s.rows_written);
     field("refused_rows", s.refused_rows);

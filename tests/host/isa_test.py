@@ -1,4 +1,4 @@
-"""One instruction set (TIGHTKV_TEST_ISA: avx2 or avx512) against the scalar reference, inside a host.
+"""One instruction set (TIGHTKV_TEST_ISA: avx2, avxvnni or avx512) against the scalar reference, inside a host.
 
 Encoders are bit-exact across levels and attention agrees within f32 rounding: the library's tests show that on equal inputs. In a model the
 rounding moves the next layer's rows, a few of their codes flip, and 30 layers later two levels are two samples of the format's own noise. So:

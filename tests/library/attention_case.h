@@ -6,7 +6,7 @@
 // operation makes on the same rows, plus 1e-6, plus 2 * 3e-6 * Σ p|v| for the kernels' exponential (vectors.h declares 3e-6).
 //
 // int8 scores: q' ~ step * q8. Per coordinate the error is at most e_i = step/2, or what clipping at 127 leaves of the largest.
-//   avx512:       step = max|q'| / 127
+//   VNNI levels:  step = max|q'| / 127
 //   avx2, few rows:  step <= b / 126, where b maps to 128 so that pairs stay within 128 and eight dims within 258; rounding can break a
 //                    rule by half a unit per element, 4 units of 258, so the search for a fitting step ends at 126/128 of it at the latest.
 //   avx2, many rows: step = b / 126, b the largest positive or negative part of four dims of an int16 lane
@@ -14,7 +14,7 @@
 // times |q8_i|, the expectation only shrinks.
 // Then |Δs_j| <= scale Σ_i e_i |k_ji| (a soft-cap only shrinks it), and with δ the largest of them p changes by e^{±2δ}.
 // int8 weights: w_t = p_t * (fp16 scale of v_t) ~ step * w8 per tile of 64, error step/2 for every token that is not masked.
-//   avx512: step = max w / 255    avx2: step = (largest sum of four tokens of an int16 lane) / 255.4
+//   VNNI: step = max w / 255    avx2: step = (largest sum of four tokens of an int16 lane) / 255.4
 // Together |Δo| <= (e^{2δ} - 1) Σ p|v| + e^{2δ} |T^-1| Σ_t (step/2) |level_t|: the worst case, hardly ever near.
 // So the whole operation's squared error is held against its expectation, too: rounding errors are uniform, e_i² -> e_i²/3 and
 // independent between keys: E = Σ_j p_j² σ_j² |v_j - o|² + Σ_t step²/12 |level_t|². A row's squared error scatters around E like a sum of n
@@ -47,6 +47,7 @@ struct AttentionCase {
     int         threads     = 1;
     bool        offsets     = false; // streams, heads and cells do not start at 0
     double      q_deviation = 1;
+    float       sparse_v    = 0;
 
     std::string name() const {
         std::ostringstream s;
@@ -115,6 +116,7 @@ public:
         if (c_.mask == MaskType::kF32) a.mask = mask32_.data() + mask_shift;
         a.mask_strides = {cell * mask_row(), 0, cell * mask_row() * c_.n_tokens};
         if (c_.sinks) a.sinks = sinks_.data();
+        a.sparse_v = c_.sparse_v;
 
         AttentionJob job;
         const Status s = job.prepare(a, c_.threads);
@@ -123,8 +125,10 @@ public:
         for (int i = 1; i < c_.threads; i++) others.emplace_back([&] { job.run(); });
         job.run();
         for (std::thread& t : others) t.join();
+        v_tiles_ = job.v_tiles();
         return out;
     }
+    TileCounts   v_tiles() const { return v_tiles_; } // of the last run
     const float* row(const std::vector<float>& out, int s, int t, int h) const {
         return &out[((size_t(s) * c_.n_tokens + t) * c_.n_heads() + h) * (c_.dv + kMargin)];
     }
@@ -146,7 +150,7 @@ private:
             double              expected = 0; // Σ_x of the squared error
         };
         double                 freedom = 1; // effective number of independent errors
-        std::array<Integer, 2> integer;     // of the path the case takes; 0: avx2, 1: avx512
+        std::array<Integer, 2> integer;     // of the path the case takes; 0: avx2, 1: avxvnni, avx512
     };
 
     size_t q_at(int s, int t, int h) const {
@@ -200,6 +204,7 @@ private:
     void integer_bounds(const std::vector<double>& q, const Rows& k, const Rows& v, const oracle::Attended& want, Reference& ref) const;
 
     AttentionCase              c_;
+    TileCounts                 v_tiles_;
     Random                     random_;
     std::unique_ptr<TileStore> k_, v_;
     std::vector<float>         q_, sinks_, mask32_;
@@ -346,7 +351,7 @@ inline void AttentionData::make_reference() {
 }
 
 inline std::string AttentionData::complaint(const std::vector<float>& out, const std::string& isa) const {
-    const int  which   = isa == "avx2" ? 0 : isa == "avx512" ? 1 : -1;
+    const int  which   = isa == "avx2" ? 0 : isa == "scalar" ? -1 : 1;
     const bool integer = which >= 0;
     double     squares = 0, expected = 0, slack = 0, variance = 0;
     for (int s = 0; s < c_.n_streams; s++)

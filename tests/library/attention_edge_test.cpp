@@ -227,3 +227,38 @@ TEST(AttentionEdge, RefusesImpossibleArguments) {
     EXPECT_TRUE(refused([](AttentionArgs& a) { a.k_cell0 = a.v_cell0 = 64, a.n_kv = INT64_MAX; })) << "the sum wraps around";
     EXPECT_TRUE(refused([](AttentionArgs& a) { a.k_stream0 = a.v_stream0 = std::numeric_limits<int>::max(); }));
 }
+
+// Sparse V: ten tiles, of which the mask terms push all but the third and the last so far down that no weight reaches the threshold. Tiles
+// are skipped only once a larger weight is known: the first two come before. What is left out is below threshold times the number of keys.
+TEST(AttentionEdge, SparseValues) {
+    IsaRestorer restore;
+    for (const int n_tokens : {1, 40})
+        for (const char* format : {"turbo4", "turbo8"}) {
+            AttentionCase c;
+            c.k = c.v = format, c.dk = c.dv = 64, c.n_kv_heads = 1, c.n_tokens = n_tokens, c.n_kv = 640, c.mask = MaskType::kF32,
+            c.q_deviation = 0.1;
+            AttentionData full(c);
+            for (int t = 0; t < n_tokens; t++)
+                for (int j = 0; j < c.n_kv; j++)
+                    full.mask()[full.mask_at(0, t) + static_cast<size_t>(j)] = j / 64 == 2 || j / 64 == 9 ? 0.0f : -20.0f;
+            c.sparse_v = 1e-6f; // e^-20 = 2e-9, scores add e^±1
+            AttentionData sparse(c);
+            sparse.mask() = full.mask();
+            full.make_reference();
+            for (const std::string& isa : isa_names()) {
+                ASSERT_TRUE(set_isa(isa).ok());
+                const std::vector<float> want = full.run(), got = sparse.run();
+                EXPECT_EQ(full.v_tiles().skipped, 0) << isa;
+                EXPECT_EQ(full.complaint(got, isa), "") << isa; // 640 * 2e-9 is nothing beside f32
+                if (isa == "scalar") {                          // the reference skips nothing and counts nothing
+                    EXPECT_EQ(sparse.v_tiles().seen, 0);
+                    EXPECT_EQ(got, want);
+                    continue;
+                }
+                const TileCounts n = sparse.v_tiles();
+                EXPECT_GT(n.seen, 0) << isa;
+                EXPECT_EQ(n.seen % 10, 0) << isa;
+                EXPECT_EQ(n.skipped * 10, n.seen * 6) << isa << ": tiles 3 to 8";
+            }
+        }
+}

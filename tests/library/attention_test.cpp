@@ -122,9 +122,9 @@ TEST(Attention, RelativeError) {
                 }
             }
             for (const auto& [isa, error] : mean)
-                EXPECT_LT(error, isa == "scalar"   ? 1e-5
-                                 : isa == "avx512" ? 0.02
-                                                   : 0.035)
+                EXPECT_LT(error, isa == "scalar" ? 1e-5
+                                 : isa != "avx2" ? 0.02
+                                                 : 0.035)
                     << k << ", " << isa << ", query deviation " << deviation;
         }
 }

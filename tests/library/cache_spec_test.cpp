@@ -76,7 +76,7 @@ TEST(CacheSpec, ComplaintsNamePositionAndAcceptedWords) {
         StatusCode  code = StatusCode::kInvalidArgument;
     };
     const char* const formats = "turbo2, turbo3, turbo4, turbo8, f16";
-    const char* const keys    = "k=, v=, first=, last=, sink=, window=, profile=";
+    const char* const keys    = "k=, v=, first=, last=, sparse_v=, sink=, window=, profile=";
     for (const Case& c : {
              Case{"", 1, formats},
              {"turbo5", 1, "'turbo5'"},
@@ -101,6 +101,12 @@ TEST(CacheSpec, ComplaintsNamePositionAndAcceptedWords) {
              {"turbo4:k=turbo3", 8, "twice"},
              {"turbo4:first=f16x1:first=f16x1", 20, "twice"},
              {"turbo4:last=f16x1:last=f16x1", 19, "twice"},
+             {"turbo4:sparse_v=", 17, "1e-6"},
+             {"turbo4:sparse_v=x", 17, "0.01"},
+             {"turbo4:sparse_v=-1", 17, "0.01"},
+             {"turbo4:sparse_v=0.02", 17, "0.01"},
+             {"turbo4:sparse_v=nan", 17, "0.01"},
+             {"turbo4:sparse_v=0:sparse_v=0", 19, "twice"},
              {"turbo4:first=f16", 14, "f16x2"},
              {"turbo4:first=", 14, "f16x2"},
              {"turbo4:first=f16x", 18, "0 to 1000000"},

@@ -101,7 +101,7 @@ TEST_P(Isa, DecidesEdgesAlike) {
         }
 }
 
-INSTANTIATE_TEST_SUITE_P(Levels, Isa, testing::Values("avx2", "avx512"), [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(Levels, Isa, testing::Values("avx2", "avxvnni", "avx512"), [](const auto& info) { return info.param; });
 
 TEST(IsaChoice, ScalarIsAlwaysThereAndWeakest) {
     ASSERT_FALSE(available_kernels().empty());

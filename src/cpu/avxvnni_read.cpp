@@ -1,0 +1,103 @@
+// ISA level "avxvnni" (AVX2 with VPDPBUSD on 256 bits), read path: as avx2, but nothing saturates and one instruction multiplies and sums.
+#include "cpu/avx2_isa.h"
+#include "cpu/isa_entries.h"
+
+namespace tightkv {
+
+namespace {
+
+struct AvxVnni : Avx2 {
+    struct QueryOperand {
+        alignas(32) int8_t q[kMaxDecodeRows][kMaxHeadDim];
+        int32_t minus[kMaxDecodeRows]; // -128 Σq
+        float   step[kMaxDecodeRows];  // query step times the codebook's unit
+    };
+    static void prepare_query(const float* q, int d, int rows, float unit, QueryOperand& out) {
+        for (int r = 0; r < rows; r++) out.step[r] = unit * quantize_by_largest(q + static_cast<size_t>(r) * d, d, out.q[r], out.minus[r]);
+    }
+
+    template <int Bits, int R> static void scores_of(const uint8_t* tile, int d, const QueryOperand& op, float* out) {
+        static const Table table = make_table(Bits, 128);
+        const Table        t     = table;
+        for (int block = 0; block < 8; block++) { // eight tokens: half of a 16-token vector
+            const uint8_t* p = tile + static_cast<size_t>(block / 2) * (d / 32) * Bits * 64 + (block % 2) * 32;
+            __m256i        acc[R];
+            for (int r = 0; r < R; r++) acc[r] = _mm256_set1_epi32(op.minus[r]);
+            for (int g = 0; g < d / 32; g++, p += Bits * 64)
+                unpack<Bits>(
+                    p, t, [&](int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) {
+                        for (int r = 0; r < R; r++) {
+                            const int8_t* q = op.q[r] + 32 * g + 4 * i;
+                            acc[r]          = _mm256_dpbusd_avx_epi32(acc[r], a, spread(q));
+                            acc[r]          = _mm256_dpbusd_avx_epi32(acc[r], b, spread(q + 4));
+                            acc[r]          = _mm256_dpbusd_avx_epi32(acc[r], c, spread(q + 8));
+                            acc[r]          = _mm256_dpbusd_avx_epi32(acc[r], e, spread(q + 12));
+                        }
+                    });
+            for (int r = 0; r < R; r++)
+                _mm256_storeu_ps(out + r * kTileTokens + block * 8, _mm256_mul_ps(_mm256_cvtepi32_ps(acc[r]), _mm256_set1_ps(op.step[r])));
+        }
+    }
+    template <int Bits, int R> static void weigh_of(const uint8_t* tile, int d, const uint8_t* w8, const float* step, float* o) {
+        static const Table table = make_table(Bits, 0);
+        const Table        t     = table;
+        for (int half = 0; half < d / 8; half++) { // eight dims
+            const uint8_t* p = tile + static_cast<size_t>(half / 2) * 2 * Bits * 64 + (half % 2) * 32;
+            __m256i        acc[R];
+            for (int r = 0; r < R; r++) acc[r] = _mm256_setzero_si256();
+            for (int s = 0; s < 2; s++) // 32 tokens
+                unpack<Bits>(
+                    p + s * Bits * 64, t, [&](int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) {
+                        for (int r = 0; r < R; r++) {
+                            const uint8_t* x = w8 + r * kTileTokens + 32 * s + 4 * i;
+                            acc[r]           = _mm256_dpbusd_avx_epi32(acc[r], spread(x), a);
+                            acc[r]           = _mm256_dpbusd_avx_epi32(acc[r], spread(x + 4), b);
+                            acc[r]           = _mm256_dpbusd_avx_epi32(acc[r], spread(x + 8), c);
+                            acc[r]           = _mm256_dpbusd_avx_epi32(acc[r], spread(x + 12), e);
+                        }
+                    });
+            for (int r = 0; r < R; r++) {
+                float* at = o + static_cast<size_t>(r) * d + half * 8;
+                _mm256_storeu_ps(at, _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc[r]), _mm256_set1_ps(step[r]), _mm256_loadu_ps(at)));
+            }
+        }
+    }
+
+    static float quantize_weights(const Floats* w, uint8_t* w8) {
+        Floats top = w[0];
+        for (int i = 1; i < 8; i++) top = _mm256_max_ps(top, w[i]);
+        return weights_to_bytes(w, fold_max(top), kWeightLimit, w8);
+    }
+
+    // ---- many rows
+
+    static constexpr float kWeightLimit = 255.0f;
+
+    static Ints dot2(Ints acc, Ints u0, Ints s0, Ints u1, Ints s1) {
+        const auto i = [](Ints v) { return reinterpret_cast<__m256i>(v); };
+        return reinterpret_cast<Ints>(_mm256_dpbusd_avx_epi32(_mm256_dpbusd_avx_epi32(i(acc), i(u0), i(s0)), i(u1), i(s1)));
+    }
+    static Floats query_factor(const float* q, int d) {
+        Floats top{};
+        for (int i = 0; i < d; i++) {
+            const Floats x = _mm256_loadu_ps(q + static_cast<size_t>(i) * kLanes);
+            top            = _mm256_max_ps(top, _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x));
+        }
+        return top > 1e-30f ? 127.0f / top : Floats{};
+    }
+    static Floats weight_bound(const float* w, int n) {
+        Floats top{};
+        for (int t = 0; t < n; t++) top = _mm256_max_ps(top, _mm256_loadu_ps(w + static_cast<size_t>(t) * kLanes));
+        return top;
+    }
+};
+
+} // namespace
+
+const KernelTable& avxvnni_kernels() {
+    static const KernelTable table = {"avxvnni",          avx2_write.encode,          avx2_write.decode,          avx2_write.forward,
+                                      avx2_write.inverse, Attention<AvxVnni>::decode, Attention<AvxVnni>::batched};
+    return table;
+}
+
+} // namespace tightkv
