@@ -18,7 +18,7 @@ namespace {
 
 Failure unwritable(const std::string& path) { return failure(fmt::format("cannot write {}: {}", path, std::strerror(errno))); }
 
-void write_all(int fd, const std::string& text, const std::string& name) {
+void write_all(int fd, std::span<const char> text, const std::string& name) {
     size_t done = 0;
     while (done < text.size()) {
         const ssize_t n = ::write(fd, text.data() + done, text.size() - done);
@@ -56,7 +56,13 @@ OutputFile::~OutputFile() {
 
 void OutputFile::write(const std::string& text) {
     if (path_.empty()) return print(text);
-    write_all(fd_, text, path_);
+    append(text);
+    finish();
+}
+
+void OutputFile::append(std::span<const char> bytes) { write_all(fd_, bytes, path_); }
+
+void OutputFile::finish() {
     if (!part_.empty() && ::rename(part_.c_str(), path_.c_str()) != 0) throw unwritable(path_);
     const int fd = fd_;
     fd_          = -1;

@@ -1,5 +1,6 @@
 // Where results go. Opened before anything is measured, so that an unwritable place is known at once.
 #pragma once
+#include <span>
 #include <string>
 
 namespace tightkv::tool {
@@ -13,6 +14,9 @@ public:
     OutputFile& operator=(const OutputFile&) = delete;
 
     void write(const std::string& text); // once; throws Failure
+    // The same in pieces; not to standard output.
+    void append(std::span<const char> bytes);
+    void finish();
 
 private:
     std::string path_, part_; // part_ is empty where there is no file to rename

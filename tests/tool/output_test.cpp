@@ -25,6 +25,23 @@ TEST(Output, TheOldFileStaysUntilTheNewOneIsComplete) {
     std::remove(path.c_str());
 }
 
+TEST(Output, PiecesBecomeAFileWhenTheyAreFinished) {
+    const std::string path = testing::TempDir() + "/tightkv_output_pieces";
+    std::ofstream(path) << "old";
+    {
+        OutputFile given_up(path);
+        given_up.append(std::string("half"));
+    }
+    EXPECT_EQ(read_text(path), "old");
+    OutputFile out(path);
+    for (const char* piece : {"a", "", "bc"}) out.append(std::string(piece));
+    EXPECT_EQ(read_text(path), "old");
+    out.finish();
+    EXPECT_EQ(read_text(path), "abc");
+    EXPECT_FALSE(std::filesystem::exists(path + ".part"));
+    std::remove(path.c_str());
+}
+
 TEST(Output, UnwritablePlacesAreFailures) {
     for (const char* path : {"/nonexistent/folder/x.json", "/tmp", "/proc/version/x"}) try {
             const OutputFile out(path);
