@@ -1,7 +1,10 @@
 // The commands: what the command line says, and what each one does. They throw Failure, or return the exit code.
 #pragma once
+#include <cstdint>
 #include <string>
 #include <vector>
+
+#include "synth_shape.h"
 
 namespace tightkv::tool {
 
@@ -34,6 +37,14 @@ struct DemoOptions {
     bool        verbose = false;
 };
 int run_demo(const DemoOptions& o);
+
+struct SynthOptions {
+    std::string    shape = "smollm2-135m", type = "q4_0", output;
+    SynthOverrides overrides;
+    uint64_t       seed    = 1;
+    int            threads = 0;
+};
+int run_synth(const SynthOptions& o);
 
 // ---- shared
 

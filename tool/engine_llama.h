@@ -16,6 +16,10 @@ struct llama_context;
 
 namespace tightkv::tool {
 
+class OutputFile;
+class Progress;
+struct SynthShape;
+
 // ---- the host and the adapter in it
 
 struct EngineOptions {
@@ -68,6 +72,9 @@ private:
 bool is_quantized(const std::string& path);
 // Writes the model with all tensors in F32; takes seconds to minutes.
 void expand_to_f32(const std::string& from, const std::string& to, int threads);
+// Writes a model of random weights, in pieces, and finishes `out`; needs no start_engine(). Returns its bytes. Throws Failure, also when
+// the user interrupts it. Same shape, seed and llama.cpp: same bytes, whatever `threads` is.
+int64_t write_synth(const SynthShape& shape, uint64_t seed, int threads, OutputFile& out, Progress& progress);
 
 // ---- contexts
 

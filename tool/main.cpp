@@ -51,11 +51,17 @@ constexpr const char* kDemoHelp = R"(Example:
 
 Memory, quality and speed of six caches on a small model; takes a few minutes and needs no options.)";
 
+constexpr const char* kSynthHelp = R"(Example:
+  tightkv synth --shape llama-1b --head-dim 128 --vocab 32000 -o model.gguf
+
+Writes a model of random weights and of any shape, for measurements of speed; any llama.cpp program can load it.)";
+
 struct Options {
-    InfoOptions info;
-    RunOptions  run;
-    EvalOptions eval;
-    DemoOptions demo;
+    InfoOptions  info;
+    RunOptions   run;
+    EvalOptions  eval;
+    DemoOptions  demo;
+    SynthOptions synth;
 };
 
 void add_adapter(CLI::App* c, std::string& file) {
@@ -116,6 +122,26 @@ CLI::App* add_demo(CLI::App& app, DemoOptions& o) {
     return c;
 }
 
+CLI::App* add_synth(CLI::App& app, SynthOptions& o) {
+    CLI::App*   c = app.add_subcommand("synth", kSynthHelp);
+    std::string shapes, types;
+    for (const SynthPreset& p : synth_presets()) shapes += fmt::format("\n  {:<14}{}", p.name, as_options(p.shape));
+    for (const SynthType& t : synth_types()) types += fmt::format("{}{}", types.empty() ? "" : ", ", t.name);
+    c->add_option("-o,--output", o.output, "the file to write; it appears when it is complete")->type_name("FILE.gguf")->required();
+    c->add_option("--shape", o.shape, "what is not given below, see the list at the end (default: " + o.shape + ")")->type_name("NAME");
+    for (size_t i = 0; i < kSynthFields.size(); i++) {
+        const SynthField& f = kSynthFields[i];
+        c->add_option(f.option, o.overrides[i], fmt::format("{}; {} to {}", f.meaning, f.min, f.max))->type_name("N");
+    }
+    c->add_option("--type", o.type, fmt::format("type of the matrices: {} (default: {})", types, o.type))->type_name("TYPE");
+    c->add_option("--seed", o.seed, fmt::format("same seed, same weights (default: {})", o.seed))
+        ->check(CLI::NonNegativeNumber)
+        ->type_name("N");
+    c->add_option("--threads,-t", o.threads, "threads (default: all cores)")->check(CLI::Range(1, 1024))->type_name("T");
+    c->footer("Shapes, as the options they stand for:" + shapes);
+    return c;
+}
+
 // In the list of commands: the sentence alone, without the example before it.
 class ShortList : public CLI::Formatter {
 public:
@@ -129,10 +155,11 @@ public:
 int dispatch(int argc, char** argv) {
     Options   o;
     CLI::App  app(kMainHelp, "tightkv");
-    CLI::App* info = add_info(app, o.info);
-    CLI::App* run  = add_run(app, o.run);
-    CLI::App* eval = add_eval(app, o.eval);
-    CLI::App* demo = add_demo(app, o.demo);
+    CLI::App* info  = add_info(app, o.info);
+    CLI::App* run   = add_run(app, o.run);
+    CLI::App* eval  = add_eval(app, o.eval);
+    CLI::App* demo  = add_demo(app, o.demo);
+    CLI::App* synth = add_synth(app, o.synth);
     app.set_version_flag("--version", std::string(TIGHTKV_VERSION));
     app.require_subcommand(1);
     app.formatter(std::make_shared<ShortList>());
@@ -140,7 +167,7 @@ int dispatch(int argc, char** argv) {
     if (const auto known = app.get_subcommands({});
         argc > 1 && argv[1][0] != '-' &&
         std::none_of(known.begin(), known.end(), [&](const CLI::App* c) { return c->get_name() == argv[1]; }))
-        throw usage_error(fmt::format("unknown command '{}'; accepted: info, run, eval, demo", argv[1]));
+        throw usage_error(fmt::format("unknown command '{}'; accepted: info, run, eval, demo, synth", argv[1]));
     // What stands behind '--' belongs to the program that is run, whatever it looks like.
     if (argc > 1 && std::strcmp(argv[1], "run") == 0) {
         char** const end = argv + argc;
@@ -154,7 +181,7 @@ int dispatch(int argc, char** argv) {
         return app.exit(e);
     } catch (const CLI::ParseError& e) {
         std::string command = "tightkv";
-        for (const CLI::App* c : {info, run, eval, demo})
+        for (const CLI::App* c : {info, run, eval, demo, synth})
             if (c->parsed()) command += " " + c->get_name();
         std::string what = e.what();
         std::replace(what.begin(), what.end(), '\n', ' ');
@@ -163,6 +190,7 @@ int dispatch(int argc, char** argv) {
     if (*info) return run_info(o.info);
     if (*run) return run_run(o.run);
     install_interrupt_handler();
+    if (*synth) return run_synth(o.synth);
     return *eval ? run_eval(o.eval) : run_demo(o.demo);
 }
 

@@ -44,17 +44,17 @@ std::string error_line(const Outcome& o) {
     return found;
 }
 
-namespace {
-
-bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
-
 void expect_error(const std::string& arguments, int exit_code, std::initializer_list<const char*> parts) {
     const Outcome o = run_tool(arguments);
     EXPECT_EQ(o.exit_code, exit_code) << arguments << "\n" << o.err;
     EXPECT_EQ(o.out, "") << arguments;
     const std::string line = error_line(o);
-    for (const char* p : parts) EXPECT_TRUE(has(line, p)) << arguments << ": '" << line << "' lacks '" << p << "'";
+    for (const char* p : parts) EXPECT_TRUE(line.find(p) != std::string::npos) << arguments << ": '" << line << "' lacks '" << p << "'";
 }
+
+namespace {
+
+bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 struct TempFile {
     std::string path = testing::TempDir() + "/tightkv_cli." + std::to_string(getpid());
@@ -65,7 +65,7 @@ struct TempFile {
 } // namespace
 
 TEST(Cli, HelpBeginsWithAnExample) {
-    for (const char* command : {"", "info", "run", "eval", "demo"}) {
+    for (const char* command : {"", "info", "run", "eval", "demo", "synth"}) {
         const Outcome o = run_tool(std::string(command) + " --help");
         EXPECT_EQ(o.exit_code, 0) << command;
         EXPECT_TRUE(o.out.starts_with("Example:\n  tightkv ")) << o.out;
@@ -77,7 +77,7 @@ TEST(Cli, Version) { EXPECT_EQ(run_tool("--version").exit_code, 0); }
 
 TEST(Cli, UsageErrors) {
     expect_error("", 2, {"subcommand"});
-    expect_error("frobnicate", 2, {"frobnicate", "info, run, eval, demo"});
+    expect_error("frobnicate", 2, {"frobnicate", "info, run, eval, demo, synth"});
     expect_error("eval", 2, {"--cache", "tightkv eval --help"});
     expect_error("eval --cache turbo4 --ctx x", 2, {"ctx"});
     expect_error("eval --cache turbo4 --chunks 0", 2, {"chunks"});
