@@ -19,5 +19,18 @@ class Tool(HostTest):
         self.assertEqual(output.code, 7, output)
 
 
+    def test_random_models_run_in_stock_programs(self):
+        shape = "--layers 2 --embd 64 --heads 4 --kv-heads 2 --ff 128 --vocab 500 --ctx 512"
+        for more in ("--head-dim 96", "--head-dim 64 --experts 4 --experts-used 2", "--head-dim 128 --type f16"):
+            with self.subTest(more):
+                model = self.folder / "model.gguf"
+                self.assertRan(run(None, command=[TOOL, "synth", *shape.split(), *more.split(), "-o", model], cache=None))
+                output = run("llama-completion", "-m", model, "-p", "Any text: ä€", "-n", 8, "-t", THREADS, "-c", 256, "-no-cnv", "--ignore-eos")
+                self.assertNative(output)
+                self.assertIn("Any text: ä€", output.out)
+                output = run("llama-bench", "-m", model, "-p", 32, "-n", 8, "-d", 64, "-t", THREADS, "-r", 1, "-fa", 1)
+                self.assertNative(output)
+
+
 if __name__ == "__main__":
-    main("llama-completion")
+    main("llama-completion", "llama-bench")
