@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include "cache/read_path.h"
 #include "codec/format.h"
 #include "commands.h"
 #include "cpu/kernel_table.h"
@@ -42,7 +43,8 @@ std::vector<Json> format_rows(const std::vector<int>& dims) {
                             {"head_dim", d},
                             {"row_bytes", f.row_bytes(d)},
                             {"bits_per_value", f.bits_per_value(d)},
-                            {"of_f16", f.bits_per_value(d) / 16}});
+                            {"of_f16", f.bits_per_value(d) / 16},
+                            {"work_bytes_per_thread", AttentionJob::work_bytes(d, d)}});
     return rows;
 }
 
@@ -91,7 +93,8 @@ int run_info(const InfoOptions& o) {
                          {"head_dim", "head_dim", ""},
                          {"row_bytes", "bytes per row", ""},
                          {"bits_per_value", "bits/value", "{:.3f}"},
-                         {"of_f16", "of f16", "{:.3f}"}},
+                         {"of_f16", "of f16", "{:.3f}"},
+                         {"work_bytes_per_thread", "work space per thread, bytes", ""}},
                         formats);
     text += fmt::format("\nkernels: {} (chosen of: {})\nllama.cpp: ggml {}\nadapter: {}\nhandshake: {}\n", chosen, names,
                         host["host_version"].get<std::string>(), host["adapter"].get<std::string>(), host["handshake"].get<std::string>());

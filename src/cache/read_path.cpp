@@ -99,9 +99,7 @@ Status AttentionJob::prepare(const AttentionArgs& a, int n_threads) {
 }
 
 void AttentionJob::run() {
-    const int    dk = args_.k->shape().head_dim, dv = args_.v->shape().head_dim;
-    const size_t rows    = static_cast<size_t>(tokens_per_block_) * group_;
-    float* const scratch = thread_scratch(attend_scratch(dk, dv) + rows * (static_cast<size_t>(dk) + dv + 2));
+    float* const scratch = thread_scratch(work_floats(args_.k->shape().head_dim, args_.v->shape().head_dim, tokens_per_block_ * group_));
     for (int64_t unit; (unit = next_.fetch_add(1, std::memory_order_relaxed)) < n_blocks_ * n_runs_;) attend_unit(unit, scratch);
 }
 
@@ -132,13 +130,13 @@ void AttentionJob::attend_unit(int64_t unit, float* scratch) {
     args.v = a.v->tiles(a.v_stream0 + u.stream, a.v_head0 + u.kv_head);
     args.k.tiles += static_cast<size_t>(a.k_cell0 / kTileTokens) * tile_bytes(args.k.format, dk);
     args.v.tiles += static_cast<size_t>(a.v_cell0 / kTileTokens) * tile_bytes(args.v.format, dv);
-    args.begin     = run * run_tokens_;
-    args.end       = static_cast<int>(std::min<int64_t>(a.n_kv, static_cast<int64_t>(args.begin) + run_tokens_));
-    args.scale     = a.scale;
-    args.softcap   = a.softcap;
-    args.sparse_v  = a.sparse_v;
+    args.begin    = run * run_tokens_;
+    args.end      = static_cast<int>(std::min<int64_t>(a.n_kv, static_cast<int64_t>(args.begin) + run_tokens_));
+    args.scale    = a.scale;
+    args.softcap  = a.softcap;
+    args.sparse_v = a.sparse_v;
     TileCounts counts;
-    args.v_tiles = &counts;
+    args.v_tiles   = &counts;
     args.mask_type = a.mask ? a.mask_type : MaskType::kNone;
 
     const int   at_once = decode_ ? kMaxDecodeRows : kMaxBatchedRows;

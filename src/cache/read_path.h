@@ -47,10 +47,18 @@ public:
     Status prepare(const AttentionArgs& args, int n_threads);
     void   run(); // call once per thread
     // Tiles of V (times blocks of query rows) seen and skipped; complete when all run() have returned.
+    // Bytes of work space a thread keeps for blocks of `rows` query rows (kept for the life of the thread).
+    static size_t work_bytes(int head_dim_k, int head_dim_v, int rows = kMaxBatchedRows) {
+        return work_floats(head_dim_k, head_dim_v, rows) * sizeof(float);
+    }
     TileCounts v_tiles() const { return {v_seen_.load(), v_skipped_.load()}; }
 
 private:
     struct Unit;
+    static size_t work_floats(int head_dim_k, int head_dim_v, int rows) { // the kernel's, then queries and states of a block
+        return attend_scratch(head_dim_k, head_dim_v) +
+               static_cast<size_t>(rows) * (static_cast<size_t>(head_dim_k) + static_cast<size_t>(head_dim_v) + 2);
+    }
     void attend_unit(int64_t unit, float* scratch);
     void finish_block(int64_t block, float* scratch);
     void write_row(int stream, int head, int token, float m, float l, float* o);
