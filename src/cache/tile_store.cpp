@@ -12,6 +12,10 @@
 
 namespace tightkv {
 
+namespace {
+constexpr size_t kHugePage = size_t{2} << 20;
+}
+
 TileStore::TileStore(const Format& f, Operand op, const StoreShape& shape)
     : format_(f), operand_(op), shape_(shape), tile_bytes_(tightkv::tile_bytes(f, shape.head_dim)) {}
 
@@ -24,18 +28,23 @@ Status TileStore::create(const Format& f, Operand op, const StoreShape& s, std::
     const auto                 tiles = static_cast<uint64_t>(s.n_cells / kTileTokens + (s.n_cells % kTileTokens != 0));
     if (__builtin_mul_overflow(store->tile_bytes_, tiles, &store->head_bytes_) ||
         __builtin_mul_overflow(store->head_bytes_, static_cast<size_t>(s.n_kv_heads), &store->bytes_) ||
-        __builtin_mul_overflow(store->bytes_, static_cast<size_t>(s.n_streams), &store->bytes_) || store->bytes_ > PTRDIFF_MAX)
+        __builtin_mul_overflow(store->bytes_, static_cast<size_t>(s.n_streams), &store->bytes_) || store->bytes_ > PTRDIFF_MAX - kHugePage)
         return {StatusCode::kOutOfMemory, "no memory for a cache of " + std::to_string(s.n_cells) + " cells"};
     // Anonymous memory is zero, and zero bytes are zero rows: nothing is touched before it is written.
-    void* p = mmap(nullptr, store->bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    // From the size of a huge page on, tiles start on one and the system may use them.
+    const size_t huge = store->bytes_ >= kHugePage ? kHugePage : 0;
+    store->mapped_    = store->bytes_ + huge;
+    void* p           = mmap(nullptr, store->mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) return {StatusCode::kOutOfMemory, "no memory for a cache of " + std::to_string(store->bytes_) + " bytes"};
-    store->base_ = static_cast<uint8_t*>(p);
-    out          = std::move(store);
+    store->map_  = p;
+    store->base_ = static_cast<uint8_t*>(p) + (huge ? (huge - reinterpret_cast<uintptr_t>(p) % huge) % huge : 0);
+    if (huge) (void)madvise(store->base_, store->bytes_, MADV_HUGEPAGE); // a wish: without it all works as well
+    out = std::move(store);
     return {};
 }
 
 TileStore::~TileStore() {
-    if (base_) munmap(base_, bytes_);
+    if (map_) munmap(map_, mapped_);
 }
 
 // f16 rows follow the rules of the others: NaN and Inf are refused, what is too large is held at the largest value.

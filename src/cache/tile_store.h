@@ -54,7 +54,9 @@ private:
     Operand    operand_;
     StoreShape shape_;
     size_t     tile_bytes_ = 0, head_bytes_ = 0, bytes_ = 0;
-    uint8_t*   base_ = nullptr;
+    uint8_t*   base_   = nullptr;
+    void*      map_    = nullptr; // what base_ lies in
+    size_t     mapped_ = 0;
 };
 
 } // namespace tightkv

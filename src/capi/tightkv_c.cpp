@@ -86,7 +86,8 @@ Status arguments_of(const tkv_cache* c, int layer, const tkv_attention* a, Atten
     };
     out.q = a->q, out.q_strides = strides(cache.shape().head_dim_k);
     out.out = a->out, out.out_strides = strides(cache.shape().head_dim_v);
-    out.scale = a->scale, out.softcap = a->softcap, out.max_bias = a->alibi_max_bias, out.sinks = a->sinks, out.sparse_v = c->cache->spec().sparse_v;
+    out.scale = a->scale, out.softcap = a->softcap, out.max_bias = a->alibi_max_bias, out.sinks = a->sinks,
+    out.sparse_v     = c->cache->spec().sparse_v;
     out.mask_type    = a->mask_f16 ? MaskType::kF16 : a->mask_f32 ? MaskType::kF32 : MaskType::kNone;
     out.mask         = a->mask_f16 ? static_cast<const void*>(a->mask_f16) : a->mask_f32;
     const size_t row = static_cast<size_t>(a->mask_stride) * (a->mask_f16 ? 2 : 4);

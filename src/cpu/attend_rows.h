@@ -66,8 +66,8 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
 
     struct RowState {
         Fv m, top, l; // as in attend_tiles.h, per row
-        Fv step;  // query step * unit of the codebook * scale of the scores
-        Iv minus; // -128 Σ q8
+        Fv step;      // query step * unit of the codebook * scale of the scores
+        Iv minus;     // -128 Σ q8
     };
     static constexpr float kLag = 8.0f;
 
@@ -263,7 +263,7 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
                      q_size = static_cast<size_t>(dk / 4) * sizeof(Fv);
         const float scale   = codebook(a.k.format.bits).unit * (a.softcap != 0 ? a.scale : a.scale * kLog2E);
         const float v_unit  = codebook(a.v.format.bits).unit;
-        const float  sparse = std::log2(a.sparse_v); // -inf when off
+        const float sparse  = std::log2(a.sparse_v); // -inf when off
         RowState    s[kMaxBatchedRows / kLanes];
         const auto  rows_of = [&](int n) { return a.rows - n * kLanes < kLanes ? a.rows - n * kLanes : kLanes; };
 

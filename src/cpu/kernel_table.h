@@ -43,7 +43,8 @@ struct AttendArgs {
     MaskType           mask_type = MaskType::kNone;
     const void* const* mask      = nullptr; // [rows] -> value of token 0; added after slope
     const float*       slope     = nullptr; // [rows] ALiBi factor of the mask value; null: 1
-    // The values of a tile are skipped when all weights of all rows are below this part of the row's largest so far (they still count in l).
+    // The values of a tile are skipped when all weights of all rows are below this part of the row's largest so far (they still count in
+    // l).
     float       sparse_v = 0.0f; // 0: never
     TileCounts* v_tiles  = nullptr;
 };

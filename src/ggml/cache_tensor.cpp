@@ -28,7 +28,8 @@ int64_t likely_head_dim(int64_t n_embd) {
 } // namespace
 
 CacheTensor::CacheTensor(const ggml_tensor* t, Operand op, const Format& f, float sparse_v)
-    : n_embd_(t->ne[0]), n_cells_(t->ne[1]), n_streams_(t->ne[2] * t->ne[3]), address_(t->data), name_(t->name), operand_(op), format_(f), sparse_v_(sparse_v) {}
+    : n_embd_(t->ne[0]), n_cells_(t->ne[1]), n_streams_(t->ne[2] * t->ne[3]), address_(t->data), name_(t->name), operand_(op), format_(f),
+      sparse_v_(sparse_v) {}
 
 CacheTensor::~CacheTensor() {
     if (store_) stats().cache_bytes -= static_cast<int64_t>(store_->bytes());

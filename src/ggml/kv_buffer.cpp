@@ -68,7 +68,8 @@ ggml_status init_tensor(ggml_backend_buffer_t b, ggml_tensor* t) {
         Operand   op;
         // A copy that the host makes of a cache tensor keeps the name; only those announced before are caches.
         if (is_cache_tensor(t, &op) && std::find(kv->planned.begin(), kv->planned.end(), t) != kv->planned.end())
-            kv->caches[t->data] = std::make_unique<CacheTensor>(t, op, format_of(t, op, layer_names(kv->planned), kv->spec), kv->spec.sparse_v);
+            kv->caches[t->data] =
+                std::make_unique<CacheTensor>(t, op, format_of(t, op, layer_names(kv->planned), kv->spec), kv->spec.sparse_v);
         else kv->plain_bytes += ggml_nbytes(t);
         if (kv->unplaced > 0 && --kv->unplaced == 0) {
             size_t bytes = kv->plain_bytes;

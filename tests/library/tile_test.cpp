@@ -2,8 +2,11 @@
 #include "codec/tile.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cstring>
+#include <fstream>
+#include <utility>
 
 #include "base/half.h"
 #include "cache/tile_store.h"
@@ -227,5 +230,41 @@ TEST(TileStore, CountsItsBytes) { // whole tiles: 2 streams * 3 heads * 4 tiles
     for (const Format& f : all_formats()) {
         const auto store = make_store(f, Operand::V, {2, 3, 96, 200});
         EXPECT_EQ(store->bytes(), size_t(2) * 3 * 4 * 64 * f.row_bytes(96)) << f.name;
+    }
+}
+
+// What is printed is what the system gives: the resident size grows by the packed size, within 2 % (page tables and huge pages at the
+// ends).
+TEST(TileStore, ResidentSizeIsThePackedSize) {
+    const auto resident = [] {
+        long total = 0, pages = 0;
+        std::ifstream("/proc/self/statm") >> total >> pages;
+        return static_cast<double>(pages) * static_cast<double>(sysconf(_SC_PAGESIZE));
+    };
+    for (const char* name : {"turbo3", "turbo3", "f16"}) { // the first time around, code and tables of the library become resident, too
+        static bool      warm = false;
+        const Format&    f    = *find_format(name);
+        const StoreShape shape{.n_streams = 1, .n_kv_heads = 4, .head_dim = 128, .n_cells = 100000};
+        const double     before = resident();
+
+        std::unique_ptr<TileStore> store;
+        ASSERT_TRUE(TileStore::create(f, Operand::K, shape, store).ok());
+        const auto   bytes = static_cast<double>(store->bytes());
+        const double empty = resident();
+        Random       random(5);
+
+        std::vector<uint8_t> row(f.row_bytes(128));
+        ASSERT_EQ(store->write(0, 0, 0, gaussian(random, 128, 1).data()), RowStatus::kOk);
+        store->read_canonical(0, 0, 0, row.data());
+        for (int h = 0; h < shape.n_kv_heads; h++)
+            for (int64_t c = 0; c < shape.n_cells; c++) store->write_canonical(0, h, c, row.data());
+        const double full = resident();
+        store->clear();
+        const double cleared = resident();
+        if (std::exchange(warm, true)) {
+            EXPECT_LT(empty - before, 0.02 * bytes) << name << ": memory is taken only when cells are written";
+            EXPECT_NEAR(full - before, bytes, 0.02 * bytes) << name;
+            EXPECT_LT(cleared - before, 0.02 * bytes) << name;
+        }
     }
 }
