@@ -33,9 +33,9 @@ struct AdapterCounts {
 
 void          start_engine(const EngineOptions& options); // once, before anything below
 bool          adapter_loaded();
-AdapterCounts adapter_counts(); // zeros without an adapter
-std::string   adapter_handshake();
-std::string   host_version(); // of ggml
+AdapterCounts adapter_counts();    // zeros without an adapter
+std::string   adapter_handshake(); // what it says about this host, or why there is none
+std::string   host_version();      // of ggml
 double        stock_bits_per_value(const std::string& type);
 
 // ---- models
@@ -93,6 +93,9 @@ struct BatchToken {
     int   sequence;
     bool  output; // logits wanted
 };
+
+// Throws Failure where the adapter would leave this cache of ours to the host: a head_dim that no format has.
+void require_head_dim(const Model& model, const CacheChoice& cache);
 
 class Context {
 public:

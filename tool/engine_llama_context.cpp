@@ -28,8 +28,9 @@ template <class P> void limit_outputs(P& p, int outputs) {
     if constexpr (requires { p.n_outputs_max; }) p.n_outputs_max = static_cast<uint32_t>(outputs);
 }
 
-// Our caches only: says why the adapter would leave the cache to the host, before time is spent.
-void check_head_dim(const Model& m, const CacheChoice& cache) {
+} // namespace
+
+void require_head_dim(const Model& m, const CacheChoice& cache) {
     if (cache.stock) return;
     for (const int d : {m.head_dim_k(), m.head_dim_v()})
         if (!valid_head_dim(d))
@@ -37,12 +38,10 @@ void check_head_dim(const Model& m, const CacheChoice& cache) {
                                       cache.name, m.path(), d, kMinHeadDim, kMaxHeadDim));
 }
 
-} // namespace
-
 void Context::Free::operator()(llama_context* c) const { llama_free(c); }
 
 Context::Context(const Model& model, const CacheChoice& cache, const ContextOptions& o) : model_(model), cache_(cache) {
-    check_head_dim(model, cache);
+    require_head_dim(model, cache);
     llama_context_params p = llama_context_default_params();
     p.n_ctx                = static_cast<uint32_t>(o.unified ? o.tokens : o.tokens * o.sequences);
     p.n_batch              = static_cast<uint32_t>(o.batch);

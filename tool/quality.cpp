@@ -10,6 +10,7 @@
 
 #include "errors.h"
 #include "interrupt.h"
+#include "self_check.h"
 #include "steps.h"
 
 namespace tightkv::tool {
@@ -125,11 +126,7 @@ bool self_check(const Model& model, const Path& path, const std::string& name, s
         if (!lanes.run(s)) return false;
         progress.advance(2 * units(s));
     }
-    const Summary a = lanes.scores()[0].summary(), b = lanes.scores()[1].summary();
-    if (b.kld != 0 || b.kld_p999 != 0 || a.ppl != b.ppl || b.top1 != 1)
-        throw failure(
-            fmt::format("refused to measure: on the {} path an f16 cache differs from a second f16 cache (KLD {:.3g}, PPL {} and {})", name,
-                        b.kld, a.ppl, b.ppl));
+    require_identical(name, lanes.scores()[0].summary(), lanes.scores()[1].summary());
     return true;
 }
 
@@ -159,6 +156,7 @@ QualityResult measure_quality(const Model& model, const QualityPlan& plan, Progr
     const std::vector<CacheChoice> caches = with_reference(plan.candidates);
     QualityResult                  result;
     result.adapter_active = std::any_of(caches.begin(), caches.end(), [](const CacheChoice& c) { return !c.stock; });
+    for (const CacheChoice& c : caches) require_head_dim(model, c); // before time is spent on the other caches
 
     std::vector<Path> paths;
     for (const std::string& name : plan.paths) {
