@@ -5,6 +5,7 @@
 #include <climits>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 
 #include <unistd.h>
 
@@ -25,9 +26,10 @@ struct Adapter {
     const char* (*handshake)()                 = nullptr;
 };
 
-Adapter adapter;
-bool    verbose = false;
-HostLog host_log;
+Adapter     adapter;
+std::string adapter_problem = "the adapter was not loaded";
+bool        verbose         = false;
+HostLog     host_log;
 
 // Keeps what we need from the host's messages and hides the rest.
 void on_log(ggml_log_level level, const char* text, void*) {
@@ -53,6 +55,27 @@ template <class F> void find(ggml_backend_reg_t reg, const char* name, F*& f) {
     f = reinterpret_cast<F*>(ggml_backend_reg_get_proc_address(reg, name));
 }
 
+// "" where it is active, else why not. What refuses this host also says so itself, in a line of its own.
+std::string load_adapter(const std::string& file) {
+    std::error_code   ec;
+    const std::string full = std::filesystem::canonical(file, ec).string(); // dlopen looks for bare names elsewhere
+    if (ec) return fmt::format("adapter not found: {} ({}); build it, or name it with --adapter FILE", file, ec.message());
+    const auto problem = [&](const std::string& why) {
+        return fmt::format("{} is not active as adapter in this llama.cpp (ggml {}): {}", file, host_version(), why);
+    };
+    host_log.last_error.clear();
+    const ggml_backend_reg_t reg = ggml_backend_load(full.c_str());
+    if (!reg) return problem(why_host_failed("it refuses this host"));
+    if (const std::string name = ggml_backend_reg_name(reg); name != "tightkv") return problem("it is another backend, " + name);
+    Adapter found;
+    find(reg, "tightkv_set_cache_spec", found.set_cache_spec);
+    find(reg, "tightkv_stats_json", found.stats_json);
+    find(reg, "tightkv_handshake", found.handshake);
+    if (!found.set_cache_spec || !found.stats_json || !found.handshake) return problem("it lacks functions of this version of tightkv");
+    adapter = found;
+    return {};
+}
+
 } // namespace
 
 HostLog& host_messages() { return host_log; }
@@ -65,29 +88,12 @@ void set_cache_spec(const char* spec) {
 void start_engine(const EngineOptions& options) {
     verbose = options.verbose;
     llama_log_set(on_log, nullptr);
-    const std::string file = options.adapter.empty() ? adapter_file() : options.adapter;
-    const bool        have = ::access(file.c_str(), R_OK) == 0;
-    if (!have && options.need_adapter)
-        throw failure(fmt::format("adapter not found: {} ({}); build it, or name it with --adapter FILE", file, std::strerror(errno)));
-    if (have) {
-        setenv("TIGHTKV", "off", 1);
-        setenv("GGML_BACKEND_PATH", file.c_str(), 1);
-    } else {
-        unsetenv("GGML_BACKEND_PATH");
-    }
-    unsetenv("TIGHTKV_STATS"); // the report at exit is for `tightkv run`
+    setenv("TIGHTKV", "off", 1);
+    unsetenv("TIGHTKV_STATS");     // the report at exit is for `tightkv run`
+    unsetenv("GGML_BACKEND_PATH"); // the adapter is the one we load, and we want to know why where it cannot be
     ggml_backend_load_all();
-    if (ggml_backend_reg_t reg = ggml_backend_reg_by_name("tightkv")) {
-        find(reg, "tightkv_set_cache_spec", adapter.set_cache_spec);
-        find(reg, "tightkv_stats_json", adapter.stats_json);
-        find(reg, "tightkv_handshake", adapter.handshake);
-        if (!adapter.set_cache_spec || !adapter.stats_json || !adapter.handshake) adapter = {};
-    }
-    if (!adapter_loaded() && options.need_adapter)
-        throw failure(
-            fmt::format("the adapter {} is not active in this llama.cpp (ggml {}): accepted are hosts with ggml backend API 2 or 3 "
-                        "and a CPU backend; 'tightkv info' says more",
-                        file, host_version()));
+    adapter_problem = load_adapter(options.adapter.empty() ? adapter_file() : options.adapter);
+    if (!adapter_loaded() && options.need_adapter) throw failure(adapter_problem);
     llama_backend_init();
 }
 
@@ -106,7 +112,7 @@ AdapterCounts adapter_counts() {
     return c;
 }
 
-std::string adapter_handshake() { return adapter_loaded() ? adapter.handshake() : "no adapter"; }
+std::string adapter_handshake() { return adapter_loaded() ? adapter.handshake() : adapter_problem; }
 
 std::string host_version() { return ggml_version(); }
 

@@ -21,8 +21,6 @@ protected:
     }
 };
 
-bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
-
 } // namespace
 
 TEST_F(CliModel, TextTooShortAndContextTooLong) {

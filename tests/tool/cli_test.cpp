@@ -1,8 +1,10 @@
 // The built program: exit codes and messages, without a model.
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <sstream>
+#include <system_error>
 
 #include <sys/wait.h>
 #include <unistd.h>
@@ -15,9 +17,11 @@
 
 namespace tightkv::tool::test {
 
-Outcome run_tool(const std::string& arguments, const std::string& before) {
+Outcome run_tool(const std::string& arguments, const std::string& before) { return run_program(TIGHTKV_TOOL, arguments, before); }
+
+Outcome run_program(const std::string& program, const std::string& arguments, const std::string& before) {
     const std::string err_file = testing::TempDir() + "/tightkv_err." + std::to_string(getpid());
-    const std::string command  = before + " '" TIGHTKV_TOOL "' " + arguments + " 2>'" + err_file + "' </dev/null";
+    const std::string command  = before + " '" + program + "' " + arguments + " 2>'" + err_file + "' </dev/null";
     Outcome           o;
     FILE*             pipe = popen(command.c_str(), "r");
     if (!pipe) return o;
@@ -38,10 +42,21 @@ std::string error_line(const Outcome& o) {
     std::string        line, found;
     int                count = 0;
     while (std::getline(in, line))
-        if (line.starts_with("tightkv: ") && line.find("tightkv: active,") != 0 && line.find("tightkv: KV cache") != 0)
+        if (line.starts_with("tightkv: ") && !line.starts_with("tightkv: active,") && !line.starts_with("tightkv: inactive,") &&
+            !line.starts_with("tightkv: KV cache"))
             found = line, count++;
     EXPECT_EQ(count, 1) << o.err;
     return found;
+}
+
+TempFolder::TempFolder() {
+    std::string name = testing::TempDir() + "/tightkv_XXXXXX";
+    if (!::mkdtemp(name.data())) throw std::system_error(errno, std::generic_category(), name);
+    folder_ = std::filesystem::canonical(name);
+}
+TempFolder::~TempFolder() {
+    std::error_code ec;
+    std::filesystem::remove_all(folder_, ec);
 }
 
 void expect_error(const std::string& arguments, int exit_code, std::initializer_list<const char*> parts) {
@@ -53,8 +68,6 @@ void expect_error(const std::string& arguments, int exit_code, std::initializer_
 }
 
 namespace {
-
-bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 struct TempFile {
     std::string path = testing::TempDir() + "/tightkv_cli." + std::to_string(getpid());
