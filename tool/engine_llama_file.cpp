@@ -31,7 +31,8 @@ void expand_to_f32(const std::string& from, const std::string& to, int threads) 
     host_messages().last_error.clear();
     if (llama_model_quantize(from.c_str(), to.c_str(), &p) != 0) {
         ::unlink(to.c_str());
-        throw failure(fmt::format("cannot expand {} to {}: {}", from, to, why_host_failed("is the disk full? --no-expand works without")));
+        throw failure(fmt::format("cannot expand {} to {}: {} (is the disk full? --no-expand works without)", from, to,
+                                  why_host_failed("llama.cpp says no more")));
     }
 }
 

@@ -26,8 +26,8 @@ namespace {
 
 constexpr const char* kDefaultModel = "SmolLM2-135M-Instruct.Q4_1.gguf";
 
-// What an expansion was made from; another file of the same name has another line.
-std::string origin_of(const std::string& path) {
+// One line that identifies a file and its content: another file of the same name, or a changed or truncated one, has another.
+std::string stamp(const std::string& path) {
     struct stat s = {};
     if (::stat(path.c_str(), &s) != 0) throw failure(fmt::format("cannot read model {}: {}", path, std::strerror(errno)));
     return fmt::format("{} {} {}.{:09}\n", fs::canonical(path).string(), s.st_size, s.st_mtim.tv_sec, s.st_mtim.tv_nsec);
@@ -75,9 +75,11 @@ std::string unquantized_model(const std::string& path, int threads, void (*say)(
     const fs::path  folder = fs::path(cache_folder()) / "models";
     std::error_code ec;
     fs::create_directories(folder, ec);
-    const fs::path    stem = fs::path(path).stem();
-    const std::string to = (folder / stem).string() + ".F32.gguf", from = to + ".from", origin = origin_of(path);
-    const auto        made = [&] { return ::access(to.c_str(), R_OK) == 0 && content(from) == origin; };
+    if (ec) throw failure(fmt::format("cannot make the folder {}: {} (--no-expand works without)", folder.string(), ec.message()));
+    const std::string to     = (folder / fs::path(path).stem()).string() + ".F32.gguf";
+    const std::string from   = to + ".from"; // the stamps of the model and of its expansion
+    const std::string origin = stamp(path);
+    const auto        made   = [&] { return ::access(to.c_str(), R_OK) == 0 && content(from) == origin + stamp(to); };
     if (made()) return to;
     const Lock lock(to + ".lock");
     if (made()) return to;
@@ -86,7 +88,7 @@ std::string unquantized_model(const std::string& path, int threads, void (*say)(
     ::unlink(from.c_str());
     expand_to_f32(path, part, threads);
     if (::rename(part.c_str(), to.c_str()) != 0) throw failure(fmt::format("cannot write {}: {}", to, std::strerror(errno)));
-    std::ofstream(from, std::ios::binary) << origin;
+    std::ofstream(from, std::ios::binary) << origin << stamp(to);
     return to;
 }
 
