@@ -1,4 +1,5 @@
 // tightkv run: a program of someone else, with our cache in it.
+#include <dlfcn.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -24,6 +25,15 @@ std::string required(const std::string& file, const char* what) {
     return path;
 }
 
+// The program would run stock, and not every one says why.
+void require_backend(const std::string& file) {
+    void* library = ::dlopen(file.c_str(), RTLD_LAZY | RTLD_LOCAL);
+    if (!library) throw failure(fmt::format("adapter cannot be loaded: {}", ::dlerror()));
+    const bool good = ::dlsym(library, "ggml_backend_init") != nullptr;
+    ::dlclose(library);
+    if (!good) throw failure(fmt::format("{} is no adapter: it has no function ggml_backend_init", file));
+}
+
 std::string beside(const std::string& file, const char* name) {
     const size_t slash = file.rfind('/');
     return (slash == std::string::npos ? std::string("./") : file.substr(0, slash + 1)) + name;
@@ -38,6 +48,7 @@ int run_run(const RunOptions& o) {
         throw usage_error("no program: write it after '--', for example: tightkv run --cache turbo4 -- llama-cli -m MODEL");
     const std::string adapter = required(o.adapter.empty() ? adapter_file() : o.adapter, "adapter");
     const std::string preload = required(o.adapter.empty() ? preload_file() : beside(adapter, "libtightkv-preload.so"), "preload library");
+    require_backend(adapter);
 
     const char* before = std::getenv("LD_PRELOAD");
     setenv("LD_PRELOAD", (preload + (before && *before ? std::string(":") + before : std::string())).c_str(), 1);

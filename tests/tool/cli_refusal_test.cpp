@@ -8,6 +8,8 @@
 #include "run_tool.h"
 #include "tiny_model.h"
 
+namespace fs = std::filesystem;
+
 namespace tightkv::tool::test {
 
 namespace {
@@ -74,16 +76,26 @@ TEST_F(Refusal, AdapterThatIsNone) {
         expect_refusal(eval(named + "--cache turbo4"), {c.file, c.reason});
         expect_refusal(eval(named + "--cache q8_0,turbo4"), {c.file, c.reason});
         expect_refusal(run_tool("demo --output '" + folder.path("demo.json") + "' -m '" + model + "' " + named), {c.file, c.reason});
-        EXPECT_FALSE(std::filesystem::exists(folder.path("demo.json")));
+        EXPECT_FALSE(fs::exists(folder.path("demo.json")));
         EXPECT_FALSE(active(eval(named + "--cache q8_0"))); // needs none
         expect_inactive(named, c.reason);
     }
     EXPECT_TRUE(active(eval("--adapter '" TIGHTKV_ADAPTER "' --cache turbo4")));
 }
 
+TEST_F(Refusal, RunStartsNothingWithoutAnAdapter) {
+    const std::string text = folder.path("text.so");
+    std::ofstream(text) << std::string(1000, 'x');
+    expect_refusal(run_tool("run --cache turbo4 --adapter '" + text + "' -- echo started"),
+                   {folder.path("libtightkv-preload.so")}); // is not there
+    fs::copy_file(TIGHTKV_PRELOAD, folder.path("libtightkv-preload.so"));
+    expect_refusal(run_tool("run --cache turbo4 --adapter '" + text + "' -- echo started"), {text, "invalid ELF header"});
+    expect_refusal(run_tool("run --cache turbo4 --adapter '" TIGHTKV_PRELOAD "' -- echo started"), {TIGHTKV_PRELOAD, "is no adapter"});
+}
+
 TEST_F(Refusal, AdapterByItsBareName) {
     write_tiny_model(model);
-    const std::filesystem::path adapter = TIGHTKV_ADAPTER;
+    const fs::path adapter = TIGHTKV_ADAPTER;
     EXPECT_TRUE(active(eval("--cache turbo4 --adapter " + adapter.filename().string(), "cd '" + adapter.parent_path().string() + "' &&")));
 }
 
