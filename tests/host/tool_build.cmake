@@ -1,0 +1,38 @@
+# cmake -DSOURCE=… -DWORK=… -DHOST=… -DAPI=… -P tool_build.cmake: configures and builds the tool in WORK against the llama.cpp in HOST, and
+# runs it. Fails where any step does. WORK stays: the next run compiles what has changed.
+if(NOT EXISTS ${HOST}/src/include/llama.h OR NOT EXISTS ${HOST}/build/bin/libllama.so)
+  message("skipped: no host in ${HOST} (./run test prepares it)")
+  return()
+endif()
+# The compiler cache of ./run, where none is set.
+if(LAUNCHER AND NOT DEFINED ENV{CCACHE_DIR} AND IS_DIRECTORY ${HOST}/../../ccache)
+  file(REAL_PATH ${HOST}/../../ccache ccache)
+  set(ENV{CCACHE_DIR} ${ccache})
+endif()
+function(step what)
+  execute_process(COMMAND ${ARGN} RESULT_VARIABLE result OUTPUT_VARIABLE output ERROR_VARIABLE errors)
+  if(NOT result EQUAL 0)
+    message(FATAL_ERROR "${what} failed (${result}):\n${output}${errors}")
+  endif()
+  set(output "${output}" PARENT_SCOPE)
+endfunction()
+function(expect what part)
+  string(FIND "${output}" "${part}" at)
+  if(at EQUAL -1)
+    message(FATAL_ERROR "${what}: no '${part}' in\n${output}")
+  endif()
+endfunction()
+
+step("configure" ${CMAKE_COMMAND} -S ${SOURCE} -B ${WORK} -G ${GENERATOR} -DCMAKE_BUILD_TYPE=${CONFIG} -DCMAKE_CXX_COMPILER=${CXX} -DCMAKE_C_COMPILER=${CC}
+  -DCMAKE_C_COMPILER_LAUNCHER=${LAUNCHER} -DCMAKE_CXX_COMPILER_LAUNCHER=${LAUNCHER} -DTIGHTKV_BUILD_TESTS=OFF
+  -DTIGHTKV_LLAMA_DIR= -DTIGHTKV_LLAMA_SRC=${HOST}/src -DTIGHTKV_LLAMA_BUILD=${HOST}/build)
+step("build" ${CMAKE_COMMAND} --build ${WORK} --config ${CONFIG} --target tightkv_tool)
+find_program(tool NAMES tightkv PATHS ${WORK}/bin NO_DEFAULT_PATH REQUIRED)
+step("tightkv info" ${tool} info)
+expect("tightkv info" "handshake: ggml ")
+expect("tightkv info" "backend API ${API}, a tested version")
+# Both paths of a measurement, as short as can be.
+if(EXISTS "${MODEL}")
+  step("tightkv eval" ${tool} eval --no-expand -m ${MODEL} --cache q8_0,turbo4 --ctx 32 --chunks 1 -o json)
+  expect("tightkv eval" "\"adapter_active\": true")
+endif()
