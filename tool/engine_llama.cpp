@@ -89,8 +89,9 @@ void start_engine(const EngineOptions& options) {
     verbose = options.verbose;
     llama_log_set(on_log, nullptr);
     setenv("TIGHTKV", "off", 1);
-    unsetenv("TIGHTKV_STATS");     // the report at exit is for `tightkv run`
-    unsetenv("GGML_BACKEND_PATH"); // the adapter is the one we load, and we want to know why where it cannot be
+    if (!verbose) setenv("TIGHTKV_QUIET", "1", 1); // the tool reports itself what is active
+    unsetenv("TIGHTKV_STATS");                     // the report at exit is for `tightkv run`
+    unsetenv("GGML_BACKEND_PATH");                 // the adapter is the one we load, and we want to know why where it cannot be
     ggml_backend_load_all();
     adapter_problem = load_adapter(options.adapter.empty() ? adapter_file() : options.adapter);
     if (!adapter_loaded() && options.need_adapter) throw failure(adapter_problem);

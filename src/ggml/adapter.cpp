@@ -4,6 +4,7 @@
 // handshake passes, interpose on the CPU device (hooks.cpp). Variables, all read once at initialisation:
 //   TIGHTKV        cache specification, or "off": hooks in place, caches of the host until someone sets a specification
 //   TIGHTKV_STATS  1: counts per operation on stderr at exit
+//   TIGHTKV_QUIET  1: no lines about what works as it should
 //   TIGHTKV_ISA    kernel level (cpu/kernel_table.h)
 #include <cstdlib>
 #include <cstring>
@@ -86,8 +87,8 @@ ggml_backend_reg_t initialize() {
     install_hooks(host);
     if (const char* s = std::getenv("TIGHTKV_STATS"); s && std::strcmp(s, "1") == 0) std::atexit(report_at_exit);
     const auto spec = active_spec();
-    say("active, version " TIGHTKV_VERSION ", cache " + (spec ? spec->to_string() : std::string("off")) + ", kernels " + kernels().name +
-        ", host " + handshake_sentence);
+    inform("active, version " TIGHTKV_VERSION ", cache " + (spec ? spec->to_string() : std::string("off")) + ", kernels " + kernels().name +
+           ", host " + handshake_sentence);
     return reg;
 }
 

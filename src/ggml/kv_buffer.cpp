@@ -211,7 +211,7 @@ void announce(const ggml_tensor* cache_view) {
                   "KV cache %s: %d of %zu tensors compressed, head_dim %d/%d, %.2f MiB, %.3f bits per value (f16: %.2f MiB)",
                   kv->spec.to_string().c_str(), compressed, kv->caches.size(), dk, dv, static_cast<double>(bytes) / 1048576.0,
                   16.0 * static_cast<double>(bytes) / static_cast<double>(f16), static_cast<double>(f16) / 1048576.0);
-    say(line);
+    inform(line);
 }
 
 } // namespace tightkv

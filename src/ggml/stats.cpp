@@ -2,6 +2,8 @@
 #include "ggml/stats.h"
 
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <mutex>
 #include <set>
 
@@ -37,6 +39,11 @@ std::string stats_json() {
 }
 
 void say(const std::string& line) { std::fprintf(stderr, "tightkv: %s\n", line.c_str()); }
+
+void inform(const std::string& line) {
+    const char* quiet = std::getenv("TIGHTKV_QUIET");
+    if (!quiet || std::strcmp(quiet, "1") != 0) say(line);
+}
 
 void say_once(const std::string& line) {
     static std::mutex            lock;

@@ -28,6 +28,12 @@ class Refusals(HostTest):
                     self.assertIn(word, line)
                 self.assertEqual(output.out, self.stock())
 
+    def test_quiet_hides_only_good_news(self):
+        output = self.assertRan(complete("One", 1, env={"TIGHTKV_QUIET": "1", "TIGHTKV_STATS": ""}))
+        self.assertEqual(output.ours(), [], output)
+        self.assertNotEqual(complete("One", 1, env={"TIGHTKV_QUIET": "0", "TIGHTKV_STATS": ""}).ours(), [])
+        self.assertInactive(complete("One", 1, cache="nonsense", env={"TIGHTKV_QUIET": "1"}))
+
     def test_position_is_named(self):
         line = self.assertInactive(complete("One", 1, cache="k=turbo4:v=turbo5"))
         self.assertRegex(line, r"\b(10|11|12)\b|character|position")
