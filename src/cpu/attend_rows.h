@@ -98,7 +98,8 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
             Iv x[4];
             for (int k = 0; k < 4; k++) {
                 const Fv q = load(qt + static_cast<size_t>(i + k) * kLanes);
-                x[k]       = Isa::to_ints(q * factor);
+                const Fv v = q * factor;
+                x[k]       = Isa::to_ints((v >= splat(-128.0f)) & (v <= splat(128.0f)) ? v : Fv{}); // NaN and Inf: zero, see poison_rows()
                 const Fv f = Isa::to_floats(x[k]);
                 qx += q * f, xx += f * f, sum += x[k];
             }
