@@ -1,0 +1,67 @@
+#include "encode_speed.h"
+
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+
+#include "attention_data.h"
+
+namespace tightkv::bench {
+
+namespace {
+
+template <class Pass> double seconds_per_row(double least, Pass pass) {
+    pass(); // warm
+    const auto start   = std::chrono::steady_clock::now();
+    double     seconds = 0;
+    int64_t    rows    = 0;
+    do {
+        pass(), rows += EncodeSpeed::kRows;
+        seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    } while (seconds < least);
+    return seconds / static_cast<double>(rows);
+}
+
+} // namespace
+
+EncodeSpeed::EncodeSpeed(const Format& f, int head_dim) : format_(f), head_dim_(head_dim), x_(static_cast<size_t>(kRows) * head_dim) {
+    for (int r = 0; r < kRows; r++) {
+        float* const x = x_.data() + static_cast<size_t>(r) * head_dim;
+        cached_row(Operand::K, 0, r, {x, static_cast<size_t>(head_dim)});
+        for (int i = 0; i < head_dim; i++) x[i] *= std::exp2(static_cast<float>(r % 9 - 4)); // rows of different sizes
+    }
+    for (const Operand op : {Operand::K, Operand::V})
+        if (const Status s = TileStore::create(f, op, {1, 1, head_dim, kRows}, stores_[op == Operand::V]); !s.ok())
+            throw std::runtime_error(s.message());
+}
+
+std::string EncodeSpeed::complaint() const {
+    for (int r = 0; r < kRows; r++) {
+        CodedRow        row{}, scalar{};
+        const RowStatus status = kernels().encode(format_, transform_for(head_dim_), row_at(r), row);
+        if (status != encode_row(format_, head_dim_, row_at(r), scalar) || row.scale != scalar.scale ||
+            std::memcmp(row.codes, scalar.codes, static_cast<size_t>(head_dim_)) != 0)
+            return std::string(kernels().name) + " encodes row " + std::to_string(r) + " of " + format_.name + ", head_dim " +
+                   std::to_string(head_dim_) + ", otherwise than the scalar reference";
+    }
+    return {};
+}
+
+void EncodeSpeed::encode_pass() {
+    const Transform& t = transform_for(head_dim_);
+    for (int r = 0; r < kRows; r++) kernels().encode(format_, t, row_at(r), coded_);
+}
+
+double EncodeSpeed::encode(double least_seconds) {
+    return seconds_per_row(least_seconds, [&] { encode_pass(); });
+}
+
+double EncodeSpeed::write(Operand op, double least_seconds) {
+    TileStore& store = *stores_[op == Operand::V];
+    return seconds_per_row(least_seconds, [&] {
+        for (int r = 0; r < kRows; r++) store.write(0, 0, r, row_at(r));
+    });
+}
+
+} // namespace tightkv::bench
