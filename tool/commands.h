@@ -46,6 +46,36 @@ struct SynthOptions {
 };
 int run_synth(const SynthOptions& o);
 
+struct BenchAttentionOptions {
+    std::string              formats = "turbo4,turbo3,turbo2", depths = "2048,8192,32768", isa;
+    std::string              against; // rivals; empty: the usual ones that this processor has
+    std::vector<std::string> rivals;  // NAME=FOLDER
+    int                      head_dim = 128, q_heads = 32, kv_heads = 8, tokens = 1, threads = 1, rounds = 5;
+    std::string              format = "md", output;
+};
+int run_bench_attention(const BenchAttentionOptions& o);
+
+struct AttentionRivalOptions { // what `bench attention` starts for the library of a rival
+    std::string library, name, type;
+    int         head_dim = 0, q_heads = 0, kv_heads = 0, tokens = 0, threads = 0;
+    int64_t     n_kv  = 0;
+    double      bytes = 0;
+};
+int run_attention_rival(const AttentionRivalOptions& o);
+
+struct BenchEncodeOptions {
+    std::string formats = "turbo8,turbo4,turbo3,turbo2", head_dims = "128", isa, format = "md", output;
+    int         rounds = 5;
+};
+int run_bench_encode(const BenchEncodeOptions& o);
+
+struct BenchModelOptions {
+    std::string model = "default", caches = "f16,q8_0,q4_0,turbo4,turbo3,turbo2", depths = "0,2048,8192", format = "md", output, adapter;
+    int         prefill_tokens = 512, decode_tokens = 16, rounds = 3, threads = 0;
+    bool        verbose = false;
+};
+int run_bench_model(const BenchModelOptions& o);
+
 // ---- shared
 
 int  thread_count(int asked);          // 0: all cores

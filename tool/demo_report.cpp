@@ -43,7 +43,7 @@ std::vector<Json> demo_rows(const DemoFigures& f) {
             }
         if (k < f.speed.size()) {
             row["cache_mib_8k"] = mib(f.speed[k]);
-            for (size_t i = 0; i < f.speed[k].tokens_per_second.size(); i++) row[depth_key(f.depths[i])] = f.speed[k].tokens_per_second[i];
+            for (size_t i = 0; i < f.speed[k].decode.size(); i++) row[depth_key(f.depths[i])] = f.speed[k].decode[i].median;
         }
         rows.push_back(std::move(row));
     }
@@ -89,8 +89,8 @@ Json demo_document(const DemoFigures& f, const Json& about, const std::string& s
     Json results = Json::array(), speed = Json::array();
     for (const QualityRow& r : f.quality.rows) results.push_back(to_row(r));
     for (const SpeedRow& r : f.speed)
-        for (size_t i = 0; i < r.tokens_per_second.size(); i++)
-            speed.push_back({{"cache", r.cache}, {"depth", f.depths[i]}, {"tokens_per_second", r.tokens_per_second[i]}});
+        for (size_t i = 0; i < r.decode.size(); i++)
+            speed.push_back({{"cache", r.cache}, {"depth", f.depths[i]}, {"tokens_per_second", r.decode[i].median}});
     document["results"]  = std::move(results);
     document["speed"]    = std::move(speed);
     document["table"]    = demo_rows(f);

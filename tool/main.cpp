@@ -56,12 +56,38 @@ constexpr const char* kSynthHelp = R"(Example:
 
 Writes a model of random weights and of any shape, for measurements of speed; any llama.cpp program can load it.)";
 
+constexpr const char* kBenchHelp = R"(Example:
+  tightkv bench attention --format turbo4,turbo3 --depth 2048,32768
+
+Speed of the attention operator, of the encoder and of whole models, against rivals in alternating rounds of one process.)";
+
+constexpr const char* kBenchAttentionHelp = R"(Example:
+  tightkv bench attention --format turbo4,turbo3,turbo2 --depth 2048,32768 --against llama:f16,llama:q8_0,llama:q4_0,own:f16
+  tightkv bench attention --format turbo4 --depth 0,8192 --tokens 512 --against llama:f16,own:f32 -o json
+
+One attention operation: nanoseconds per cached token and layer, and how many times longer rivals take.)";
+
+constexpr const char* kBenchEncodeHelp = R"(Example:
+  tightkv bench encode --format turbo4,turbo3 --head-dim 64,128
+
+Rows encoded on one core, after the encoder was compared with the scalar reference bit for bit.)";
+
+constexpr const char* kBenchModelHelp = R"(Example:
+  tightkv bench model -m default --cache f16,q8_0,turbo4 --depth 0,8192 -o json
+  tightkv bench model -m model.gguf --cache f16,turbo3 --depth 2048,32768 -p 512 -n 32 -r 5 -t 8
+
+Prefill and decode speed of a whole model on top of a filled cache.)";
+
 struct Options {
-    InfoOptions  info;
-    RunOptions   run;
-    EvalOptions  eval;
-    DemoOptions  demo;
-    SynthOptions synth;
+    InfoOptions           info;
+    RunOptions            run;
+    EvalOptions           eval;
+    DemoOptions           demo;
+    SynthOptions          synth;
+    BenchAttentionOptions bench_attention;
+    BenchEncodeOptions    bench_encode;
+    BenchModelOptions     bench_model;
+    AttentionRivalOptions attention_rival;
 };
 
 void add_adapter(CLI::App* c, std::string& file) {
@@ -142,6 +168,83 @@ CLI::App* add_synth(CLI::App& app, SynthOptions& o) {
     return c;
 }
 
+void add_results(CLI::App* c, std::string& format, std::string& output) {
+    c->add_option("-o", format, "md (default), csv, json or jsonl")->type_name("FORMAT");
+    c->add_option("--output", output, "write there instead of to standard output")->type_name("FILE");
+}
+void add_isa(CLI::App* c, std::string& isa) {
+    c->add_option("--isa", isa, "kernels to use (default: the best of this processor)")->type_name("NAME");
+}
+void add_count(CLI::App* c, const char* name, int& n, int most, const std::string& what) {
+    c->add_option(name, n, fmt::format("{} (default: {})", what, n))->check(CLI::Range(1, most))->type_name("N");
+}
+
+CLI::App* add_bench_attention(CLI::App* bench, BenchAttentionOptions& o) {
+    CLI::App* c = bench->add_subcommand("attention", kBenchAttentionHelp);
+    c->add_option("--format", o.formats, "formats of K and V (default: " + o.formats + ")")->type_name("LIST");
+    c->add_option("--depth", o.depths,
+                  "cached tokens (default: " + o.depths + "); with one query token its own is among them, with more theirs come on top")
+        ->type_name("LIST");
+    c->add_option("--head-dim", o.head_dim, fmt::format("head dimension (default: {})", o.head_dim))->type_name("D");
+    add_count(c, "--q-heads", o.q_heads, 1024, "query heads");
+    add_count(c, "--kv-heads", o.kv_heads, 1024, "KV heads");
+    add_count(c, "--tokens", o.tokens, 1 << 16, "query tokens, causal");
+    add_count(c, "--threads,-t", o.threads, 1024, "threads");
+    add_count(c, "--rounds,-r", o.rounds, 10000, "rounds, of which the median counts");
+    c->add_option(
+         "--against", o.against,
+         "rivals: llama:TYPE, llama.cpp's operator on that type; own:f16 and own:f32, our kernels on plain f16 rows; none (default: "
+         "llama:f16,llama:q8_0,llama:q4_0,own:f16)")
+        ->type_name("LIST");
+    c->add_option("--rival", o.rivals, "libggml.so of a fork, measured in a process of its own; rivals NAME:TYPE in --against")
+        ->type_name("NAME=DIR");
+    add_isa(c, o.isa);
+    add_results(c, o.format, o.output);
+    return c;
+}
+
+CLI::App* add_attention_rival(CLI::App* bench, AttentionRivalOptions& o) {
+    CLI::App* c = bench->add_subcommand("attention-rival", "the process of --rival");
+    c->group(""); // not listed
+    c->add_option("--library", o.library)->required();
+    c->add_option("--name", o.name)->required();
+    c->add_option("--type", o.type)->required();
+    c->add_option("--head-dim", o.head_dim)->required();
+    c->add_option("--q-heads", o.q_heads)->required();
+    c->add_option("--kv-heads", o.kv_heads)->required();
+    c->add_option("--tokens", o.tokens)->required();
+    c->add_option("--n-kv", o.n_kv)->required();
+    c->add_option("--threads", o.threads)->required();
+    c->add_option("--bytes", o.bytes)->required();
+    return c;
+}
+
+CLI::App* add_bench_encode(CLI::App* bench, BenchEncodeOptions& o) {
+    CLI::App* c = bench->add_subcommand("encode", kBenchEncodeHelp);
+    c->add_option("--format", o.formats, "formats (default: " + o.formats + ")")->type_name("LIST");
+    c->add_option("--head-dim", o.head_dims, "head dimensions (default: " + o.head_dims + ")")->type_name("LIST");
+    add_count(c, "--rounds,-r", o.rounds, 10000, "rounds, of which the median counts");
+    add_isa(c, o.isa);
+    add_results(c, o.format, o.output);
+    return c;
+}
+
+CLI::App* add_bench_model(CLI::App* bench, BenchModelOptions& o) {
+    CLI::App* c = bench->add_subcommand("model", kBenchModelHelp);
+    c->add_option("-m,--model", o.model, "GGUF file, or 'default' (the default)")->type_name("MODEL");
+    c->add_option("--cache", o.caches, "caches, of llama.cpp or ours (default: " + o.caches + ")")->type_name("LIST");
+    c->add_option("--depth", o.depths, "cached tokens before those that are timed, multiples of 512 (default: " + o.depths + ")")
+        ->type_name("LIST");
+    add_count(c, "-p", o.prefill_tokens, 1 << 16, "tokens of a prefill");
+    add_count(c, "-n", o.decode_tokens, 1 << 16, "tokens decoded one by one");
+    add_count(c, "-r,--rounds", o.rounds, 10000, "rounds, of which the median counts");
+    add_threads(c, o.threads);
+    add_results(c, o.format, o.output);
+    add_adapter(c, o.adapter);
+    c->add_flag("--verbose", o.verbose, "show llama.cpp's own messages");
+    return c;
+}
+
 // In the list of commands: the sentence alone, without the example before it.
 class ShortList : public CLI::Formatter {
 public:
@@ -152,6 +255,13 @@ public:
     }
 };
 
+void check_command(const CLI::App& app, int argc, char** argv, int at, const char* accepted) {
+    if (argc <= at || argv[at][0] == '-') return;
+    const auto known = app.get_subcommands({});
+    if (std::none_of(known.begin(), known.end(), [&](const CLI::App* c) { return c->get_name() == argv[at]; }))
+        throw usage_error(fmt::format("unknown command '{}'; accepted: {}", argv[at], accepted));
+}
+
 int dispatch(int argc, char** argv) {
     Options   o;
     CLI::App  app(kMainHelp, "tightkv");
@@ -160,14 +270,18 @@ int dispatch(int argc, char** argv) {
     CLI::App* eval  = add_eval(app, o.eval);
     CLI::App* demo  = add_demo(app, o.demo);
     CLI::App* synth = add_synth(app, o.synth);
+    app.formatter(std::make_shared<ShortList>()); // bench, which has commands too, takes it over
+    CLI::App* bench = app.add_subcommand("bench", kBenchHelp);
+    bench->require_subcommand(1);
+    CLI::App* attention = add_bench_attention(bench, o.bench_attention);
+    CLI::App* rival     = add_attention_rival(bench, o.attention_rival);
+    CLI::App* encode    = add_bench_encode(bench, o.bench_encode);
+    CLI::App* model     = add_bench_model(bench, o.bench_model);
     app.set_version_flag("--version", std::string(TIGHTKV_VERSION));
     app.require_subcommand(1);
-    app.formatter(std::make_shared<ShortList>());
 
-    if (const auto known = app.get_subcommands({});
-        argc > 1 && argv[1][0] != '-' &&
-        std::none_of(known.begin(), known.end(), [&](const CLI::App* c) { return c->get_name() == argv[1]; }))
-        throw usage_error(fmt::format("unknown command '{}'; accepted: info, run, eval, demo, synth", argv[1]));
+    check_command(app, argc, argv, 1, "info, run, eval, demo, synth, bench");
+    if (argc > 1 && std::strcmp(argv[1], "bench") == 0) check_command(*bench, argc, argv, 2, "attention, encode, model");
     // What stands behind '--' belongs to the program that is run, whatever it looks like.
     if (argc > 1 && std::strcmp(argv[1], "run") == 0) {
         char** const end = argv + argc;
@@ -181,7 +295,7 @@ int dispatch(int argc, char** argv) {
         return app.exit(e);
     } catch (const CLI::ParseError& e) {
         std::string command = "tightkv";
-        for (const CLI::App* c : {info, run, eval, demo, synth})
+        for (const CLI::App* c : {info, run, eval, demo, synth, bench, attention, encode, model})
             if (c->parsed()) command += " " + c->get_name();
         std::string what = e.what();
         std::replace(what.begin(), what.end(), '\n', ' ');
@@ -189,8 +303,12 @@ int dispatch(int argc, char** argv) {
     }
     if (*info) return run_info(o.info);
     if (*run) return run_run(o.run);
+    if (*rival) return run_attention_rival(o.attention_rival);
     install_interrupt_handler();
     if (*synth) return run_synth(o.synth);
+    if (*attention) return run_bench_attention(o.bench_attention);
+    if (*encode) return run_bench_encode(o.bench_encode);
+    if (*model) return run_bench_model(o.bench_model);
     return *eval ? run_eval(o.eval) : run_demo(o.demo);
 }
 

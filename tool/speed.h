@@ -1,8 +1,8 @@
-// Decode speed at depth, caches alternating in one process.
+// Decode and prefill speed at depth, caches alternating in one process.
 //
 // Filling a cache of 8K tokens costs more than measuring on it. So one block of 512 tokens is computed once per cache, saved, and restored
-// as further sequences of the same (unified) cache until the depth is reached; then one sequence owns all of these cells and decodes on top
-// of them. It attends to exactly `depth` cells of real keys and values; only their positions repeat.
+// as further sequences of the same (unified) cache until the depth is reached; then one sequence owns all of these cells and computes on
+// top of them. It attends to exactly `depth` cells of real keys and values; only their positions repeat.
 #pragma once
 #include <string>
 #include <vector>
@@ -14,19 +14,27 @@
 namespace tightkv::tool {
 
 inline constexpr int kDepthBlock = 512;
+inline constexpr int kMostDepth  = 127 * kDepthBlock; // a block is a sequence, and llama.cpp has at most 256 (older ones 128)
 
 struct SpeedPlan {
     std::vector<CacheChoice> caches;
-    std::vector<int>         depths; // ascending multiples of kDepthBlock
-    std::vector<Token>       tokens; // at least kDepthBlock + tokens_per_round
-    int                      threads = 1, rounds = 3, tokens_per_round = 16;
+    std::vector<int>         depths; // ascending multiples of kDepthBlock, up to kMostDepth
+    std::vector<Token>       tokens; // at least kDepthBlock; repeated where more are needed
+    int                      threads = 1, rounds = 3;
+    int                      decode_tokens  = 16; // of a round, one at a time
+    int                      prefill_tokens = 0;  // of a round, in batches of at most kDepthBlock; 0: not measured
+};
+
+struct Rate { // tokens per second, of the rounds
+    double median = 0, spread = 0;
 };
 
 struct SpeedRow {
-    std::string         cache;
-    std::vector<double> tokens_per_second; // by depth: median of the rounds; missing ones were interrupted
-    int64_t             cache_bytes = 0;   // of `cells` tokens
-    int                 cells       = 0;
+    std::string       cache;
+    std::vector<Rate> decode, prefill; // by depth; missing ones were interrupted
+    double            bits_per_value = 0;
+    int64_t           cache_bytes    = 0; // of `cells` tokens
+    int               cells          = 0;
 };
 
 double                speed_units(const SpeedPlan& plan);

@@ -41,6 +41,25 @@ size_t width(const std::string& s) {
     return static_cast<size_t>(std::count_if(s.begin(), s.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }));
 }
 
+// Objects in a row become fields of their own: {"ratio": {"f16": 2}} -> {"ratio.f16": 2}.
+Json flat(const Json& row) {
+    Json out = Json::object();
+    for (const auto& [key, value] : row.items()) {
+        if (!value.is_object()) {
+            out[key] = value;
+            continue;
+        }
+        const Json inner = flat(value);
+        for (const auto& [name, v] : inner.items()) out[key + "." + name] = v;
+    }
+    return out;
+}
+std::vector<Json> flat(const std::vector<Json>& rows) {
+    std::vector<Json> out;
+    for (const Json& row : rows) out.push_back(flat(row));
+    return out;
+}
+
 } // namespace
 
 std::string to_markdown(const std::vector<Column>& columns, const std::vector<Json>& rows) {
@@ -112,8 +131,8 @@ TableFormat parse_table_format(std::string_view name) {
 
 std::string write_table(TableFormat format, const std::vector<Column>& columns, const std::vector<Json>& rows, const Json& about) {
     switch (format) {
-    case TableFormat::md: return to_markdown(columns, rows);
-    case TableFormat::csv: return to_csv(rows);
+    case TableFormat::md: return to_markdown(columns, flat(rows));
+    case TableFormat::csv: return to_csv(flat(rows));
     case TableFormat::jsonl: {
         std::vector<Json> lines;
         for (const Json& row : rows) {

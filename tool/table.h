@@ -28,7 +28,7 @@ enum class TableFormat { md, csv, json, jsonl };
 TableFormat parse_table_format(std::string_view name); // throws Failure with the accepted names
 
 // `about` holds what is said once beside the rows: in JSON they become its array `results`, in JSONL every line carries it; md and csv
-// have the rows alone.
+// have the rows alone, where a field of an inner object is named outer.inner.
 std::string write_table(TableFormat format, const std::vector<Column>& columns, const std::vector<Json>& rows, const Json& about);
 
 } // namespace tightkv::tool

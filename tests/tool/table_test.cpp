@@ -27,6 +27,13 @@ TEST(Table, CsvQuotesAndKeepsPrecision) {
               "\"a,b\",c,d,e\r\n\"line\nbreak\",,true,0.1\r\n");
 }
 
+TEST(Table, InnerObjectsBecomeColumns) {
+    const std::vector<Json> rows = {{{"a", 1}, {"ratio", {{"x", 2.5}, {"y", {{"z", 3}}}}}}};
+    EXPECT_EQ(write_table(TableFormat::csv, {}, rows, {}), "a,ratio.x,ratio.y.z\r\n1,2.5,3\r\n");
+    EXPECT_EQ(write_table(TableFormat::md, {{"ratio.x", "x", "{:.2f}"}}, rows, {}), "|    x |\n|-----:|\n| 2.50 |\n");
+    EXPECT_EQ(Json::parse(write_table(TableFormat::jsonl, {}, rows, {}))["ratio"]["y"]["z"], 3);
+}
+
 TEST(Table, JsonlIsOneObjectALine) {
     const std::string text = write_table(TableFormat::jsonl, {}, {{{"x", "a\nb"}}, {{"x", 1.0 / 3}}}, {{"model", "m"}});
     ASSERT_EQ(std::count(text.begin(), text.end(), '\n'), 2);

@@ -1,0 +1,84 @@
+// tightkv bench model: prefill and decode speed of whole models on top of filled caches.
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "bench_about.h"
+#include "commands.h"
+#include "errors.h"
+#include "install_paths.h"
+#include "interrupt.h"
+#include "model_file.h"
+#include "number_list.h"
+#include "output.h"
+#include "speed.h"
+#include "text.h"
+
+namespace tightkv::tool {
+
+namespace {
+
+const std::vector<Column> kColumns = {{"cache", "cache", ""},
+                                      {"bits_per_value", "bits/value", "{:.2f}"},
+                                      {"depth", "depth", ""},
+                                      {"prefill_tps", "prefill t/s", "{:.1f}"},
+                                      {"prefill_spread", "spread", "{:.3f}"},
+                                      {"decode_tps", "decode t/s", "{:.1f}"},
+                                      {"decode_spread", "spread", "{:.3f}"}};
+
+std::vector<Json> rows_of(const std::vector<SpeedRow>& caches, const std::vector<int>& depths) {
+    std::vector<Json> rows;
+    for (size_t i = 0; i < depths.size(); i++)
+        for (const SpeedRow& c : caches) {
+            if (i >= c.decode.size() || i >= c.prefill.size()) continue; // interrupted
+            rows.push_back({{"cache", c.cache},
+                            {"depth", depths[i]},
+                            {"prefill_tps", c.prefill[i].median},
+                            {"prefill_spread", c.prefill[i].spread},
+                            {"decode_tps", c.decode[i].median},
+                            {"decode_spread", c.decode[i].spread},
+                            {"bits_per_value", c.bits_per_value},
+                            {"cache_bytes", c.cache_bytes},
+                            {"cells", c.cells}});
+        }
+    return rows;
+}
+
+} // namespace
+
+int run_bench_model(const BenchModelOptions& o) {
+    const TableFormat format = parse_table_format(o.format);
+    SpeedPlan         plan;
+    plan.caches = parse_cache_list(o.caches);
+    plan.depths = parse_numbers(o.depths, "--depth", 0, kMostDepth, kDepthBlock);
+    std::sort(plan.depths.begin(), plan.depths.end()); // each is filled on top of the one before
+    plan.threads = thread_count(o.threads), plan.rounds = o.rounds;
+    plan.prefill_tokens = o.prefill_tokens, plan.decode_tokens = o.decode_tokens;
+    const bool ours = std::any_of(plan.caches.begin(), plan.caches.end(), [](const CacheChoice& c) { return !c.stock; });
+
+    const std::string path = model_path(o.model);
+    const std::string text = read_text(demo_text());
+    OutputFile        out(o.output);
+    start_engine({.adapter = o.adapter, .need_adapter = ours, .verbose = o.verbose});
+    const Model model(path);
+    if (o.threads == 0) plan.threads = pick_threads(model, plan.threads);
+    plan.tokens = model.tokenize(text);
+    std::vector<SpeedRow> speed;
+    {
+        Progress progress(speed_units(plan));
+        speed = measure_speed(model, plan, progress, 1.0);
+    }
+    Json about              = bench_about();
+    about["model"]          = path;
+    about["description"]    = model.description();
+    about["threads"]        = plan.threads;
+    about["rounds"]         = o.rounds;
+    about["prefill_tokens"] = o.prefill_tokens;
+    about["decode_tokens"]  = o.decode_tokens;
+    if (interrupted()) about["interrupted"] = true;
+    out.write(write_table(format, kColumns, rows_of(speed, plan.depths), about));
+    if (interrupted()) say("interrupted; the figures are of what was measured so far");
+    return interrupted() ? kExitInterrupted : 0;
+}
+
+} // namespace tightkv::tool
