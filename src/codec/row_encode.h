@@ -55,8 +55,9 @@ template <class Ops> RowStatus code_row(const Format& f, int d, const float* y, 
             row.codes[i] = static_cast<uint8_t>(c);
         }
     }
-    const float scale = std::ldexp(std::sqrt(norm2) / (unit * std::sqrt(static_cast<float>(level_norm2))), exponent);
-    row.scale         = float_to_half(scale);
+    float scale = std::sqrt(norm2) / (unit * std::sqrt(static_cast<float>(level_norm2)));
+    if (exponent != 0) scale = std::ldexp(scale, exponent);
+    row.scale = float_to_half(scale);
     if (row.scale > kHalfMax) {
         row.scale = kHalfMax;
         return RowStatus::kSaturated;

@@ -1,6 +1,7 @@
 // What every ISA level's attention shares: mask access and the plain expansion of one row. Included by ISA units, so everything
 // here has internal linkage (a copy compiled for a newer ISA must never be the one the linker keeps).
 #pragma once
+#include <bit>
 #include <cmath>
 
 #include "base/half.h"
@@ -23,9 +24,12 @@ inline float mask_value(const AttendArgs& a, int r, int j) {
 inline float unit_of(const Format& f) { return f.kind == FormatKind::Uniform ? kUniformUnit : codebook(f.bits).unit; }
 
 inline bool all_finite(const float* x, int d) {
-    float sum = 0;
-    for (int i = 0; i < d; i++) sum += x[i] * 0.0f;
-    return sum == 0.0f;
+    uint32_t top = 0; // of the exponent fields: vectorises, where a sum of floats must not
+    for (int i = 0; i < d; i++) {
+        const uint32_t e = std::bit_cast<uint32_t>(x[i]) & 0x7f800000u;
+        top              = e > top ? e : top;
+    }
+    return top < 0x7f800000u;
 }
 
 // int8 operand of a query where nothing saturates: the largest value becomes 127. Returns the step, q ~ step * q8; minus = -128 Σ q8.

@@ -6,7 +6,7 @@
 //   to_ints(v), to_floats(v)        rounding to nearest
 //   pack_signed/unsigned(a,b,c,d)   four ints of a lane into its four bytes
 //   query_factor(q, d)              per row: the largest factor that makes q int8 by the rules of dot2; q: [d] vectors
-//   weight_bound(w)                 per row: what may become kWeightLimit; w: [64] vectors
+//   weight_bound(w)                 per row: what may become kWeightLimit; w: eight tokens
 //   expand_bytes(bits, p, n, offset, out)   n groups of eight vectors of codes -> level + offset
 //   transpose(r)                    kLanes vectors, in place
 //   equal_bits(p, half), load_halves(p, out)   as in attend_tiles.h
@@ -209,24 +209,38 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
         return view;
     }
 
+    // Score of token t in units of log2: soft-cap, mask terms, and -inf for what a row does not see.
+    static Fv visible_score(const AttendArgs& a, const View& view, Fv x, const float* terms, int t) {
+        if (a.softcap != 0) {
+            for (int i = 0; i < kLanes; i++) x[i] = std::tanh(x[i] / a.softcap);
+            x = x * (a.softcap * kLog2E);
+        }
+        if (view.terms) x += load(terms + t * kLanes);
+        const Iv bit = (t < 32 ? view.low : view.high) & (Iv{} + static_cast<int32_t>(uint32_t{1} << t % 32));
+        return bit != 0 ? x : splat(kNegInf);
+    }
+
     // ---- softmax of one vector of rows over one tile: scores [last] in, u8 weights out. Returns the step of the weights.
     // live: some weight matters.
     static Fv weights(const AttendArgs& a, const View& view, const float* k_scale, const float* v_scale, const float* terms, float sparse,
                       RowState& s, float* scores, float* o, uint8_t* w8, bool& live) {
-        Fv top = splat(kNegInf);
-        for (int t = 0; t < view.last; t++) {
-            Fv x = load(scores + t * kLanes) * splat(k_scale[t]) * s.step;
-            if (a.softcap != 0) {
-                for (int i = 0; i < kLanes; i++) x[i] = std::tanh(x[i] / a.softcap);
-                x = x * (a.softcap * kLog2E);
+        // Rows that see everything keep the bare dots (times the key's scale); their step goes into the exponential.
+        const bool bare = view.open && a.softcap == 0;
+        const Fv   step = bare ? s.step : splat(1.0f);
+        Fv         top  = splat(kNegInf);
+        if (bare) {
+            for (int t = 0; t < view.last; t++) {
+                const Fv x = load(scores + t * kLanes) * splat(k_scale[t]);
+                store(scores + t * kLanes, x);
+                top = larger(top, x);
             }
-            if (!view.open) {
-                if (view.terms) x += load(terms + t * kLanes);
-                const Iv bit = (t < 32 ? view.low : view.high) & (Iv{} + static_cast<int32_t>(uint32_t{1} << t % 32));
-                x            = bit != 0 ? x : splat(kNegInf);
+            top *= step; // a step is never negative
+        } else {
+            for (int t = 0; t < view.last; t++) {
+                const Fv x = visible_score(a, view, load(scores + t * kLanes) * splat(k_scale[t]) * s.step, terms, t);
+                store(scores + t * kLanes, x);
+                top = larger(top, x);
             }
-            store(scores + t * kLanes, x);
-            top = larger(top, x);
         }
         s.top = larger(s.top, top);
         live |= Isa::any((top >= s.top + sparse) & (top > splat(kNegInf)));
@@ -238,14 +252,20 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
             for (int x = 0; x < a.v.head_dim; x++) store(o + x * kLanes, load(o + x * kLanes) * shrink);
             s.m = m;
         }
-        for (int t = 0; t < view.last; t++) {
-            const Fv x = load(scores + t * kLanes);
-            Fv       p = V::exp2(x - s.m);
-            if (!view.open) p = x == splat(kNegInf) ? Fv{} : p; // masked keys weigh exactly nothing
-            s.l += p;
-            store(scores + t * kLanes, p * splat(v_scale[t]));
+        Fv l = s.l, bound{};
+        for (int t = 0; t < view.last; t += 8) {
+            Fv w[8];
+            for (int k = 0; k < 8; k++) {
+                const Fv x = load(scores + (t + k) * kLanes);
+                w[k]       = V::exp2(x * step - s.m);
+                if (!bare) w[k] = x == splat(kNegInf) ? Fv{} : w[k]; // masked keys weigh exactly nothing
+                l += w[k];
+                w[k] *= splat(v_scale[t + k]);
+                store(scores + (t + k) * kLanes, w[k]);
+            }
+            bound = larger(bound, Isa::weight_bound(w));
         }
-        const Fv bound  = Isa::weight_bound(scores, view.last);
+        s.l             = l;
         const Fv factor = bound > splat(1e-30f) ? Isa::kWeightLimit / bound : Fv{}; // below, a tile adds nothing that f32 could hold
         for (int t = 0; t < view.last; t += 4) {
             Iv x[4];

@@ -281,13 +281,8 @@ struct Avx2 {
             }
         return bound > 1e-30f ? 126.0f / bound : Floats{};
     }
-    static Floats weight_bound(const float* w, int n) { // sums of the tokens of an int16 lane
-        Floats bound{};
-        for (int t = 0; t < n; t += 8) {
-            const auto at = [&](int k) { return Floats(_mm256_loadu_ps(w + static_cast<size_t>(t + k) * kLanes)); };
-            bound         = _mm256_max_ps(bound, _mm256_max_ps(at(0) + at(1) + at(4) + at(5), at(2) + at(3) + at(6) + at(7)));
-        }
-        return bound;
+    static Floats weight_bound(const Floats* w) { // sums of the tokens of an int16 lane
+        return _mm256_max_ps((w[0] + w[1]) + (w[4] + w[5]), (w[2] + w[3]) + (w[6] + w[7]));
     }
     template <int Bits> static void expand_bytes_of(const uint8_t* p, int n, int offset, uint8_t* out) {
         const Table t = make_table(Bits, offset);

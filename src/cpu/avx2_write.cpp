@@ -22,12 +22,14 @@ struct Avx2Ops {
     template <int N> static void block(float* x, const float* before, const float* after) {
         __m256 r[N];
         for (int i = 0; i < N; i++) r[i] = inner(_mm256_mul_ps(_mm256_loadu_ps(x + 8 * i), _mm256_loadu_ps(before + 8 * i)));
+#pragma GCC unroll 8 // else the registers become an array in memory
         for (int h = 1; h < N; h *= 2)
-            for (int i = 0; i < N; i += 2 * h)
-                for (int j = i; j < i + h; j++) {
-                    const __m256 a = r[j], b = r[j + h];
-                    r[j] = _mm256_add_ps(a, b), r[j + h] = _mm256_sub_ps(a, b);
-                }
+#pragma GCC unroll 8
+            for (int k = 0; k < N / 2; k++) {
+                const int    j = k / h * 2 * h + k % h;
+                const __m256 a = r[j], b = r[j + h];
+                r[j] = _mm256_add_ps(a, b), r[j + h] = _mm256_sub_ps(a, b);
+            }
         for (int i = 0; i < N; i++) _mm256_storeu_ps(x + 8 * i, after ? _mm256_mul_ps(r[i], _mm256_loadu_ps(after + 8 * i)) : r[i]);
     }
     static void hadamard(float* x, int n, const float* before, const float* after) {
@@ -53,33 +55,40 @@ struct Avx2Ops {
             lo = _mm256_add_ps(lo, _mm256_mul_ps(a, a));
             hi = _mm256_add_ps(hi, _mm256_mul_ps(b, b));
         }
-        alignas(32) float lane[8];
-        _mm256_store_ps(lane, _mm256_add_ps(lo, hi));
-        for (int n = 4; n >= 1; n /= 2)
-            for (int i = 0; i < n; i++) lane[i] += lane[i + n];
-        return lane[0];
+        return fold(_mm256_add_ps(lo, hi));
+    }
+    static float fold(__m256 x) { // 8 -> 4 -> 2 -> 1, each lane with the one half the width away
+        __m128 y = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+        y        = _mm_add_ps(y, _mm_movehl_ps(y, y));
+        return _mm_cvtss_f32(_mm_add_ss(y, _mm_movehdup_ps(y)));
     }
     static __m256i levels(const Codebook& book) {
         return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(book.level.data())));
     }
     // 32 values at a time: fixed point with saturation to int16; then |v| against the positive thresholds only. code = thresholds below v;
     // with n of them below |v| that is half + n for v > 0 and half - 1 - n = half + ~n else, where v <= 0 passes -t already at -v = t.
-    static __m256i code16(const float* y, __m256 factor, const Codebook& book) {
+    template <int Half> static __m256i code16(const float* y, __m256 factor, const Codebook& book) {
         const __m256i a   = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(y), factor));
         const __m256i b   = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(y + 8), factor));
         const __m256i v   = _mm256_packs_epi32(a, b); // halves interleaved; undone by the caller
         const __m256i neg = _mm256_cmpgt_epi16(_mm256_set1_epi16(1), v);
         const __m256i m   = _mm256_adds_epi16(_mm256_xor_si256(v, neg), _mm256_and_si256(neg, _mm256_set1_epi16(2)));
         __m256i       n   = _mm256_setzero_si256();
-        for (int k = book.n / 2; k + 1 < book.n; k++) n = _mm256_sub_epi16(n, _mm256_cmpgt_epi16(m, _mm256_set1_epi16(book.threshold[k])));
-        return _mm256_add_epi16(_mm256_xor_si256(n, neg), _mm256_set1_epi16(static_cast<int16_t>(book.n / 2)));
+        for (int k = Half; k + 1 < 2 * Half; k++) n = _mm256_sub_epi16(n, _mm256_cmpgt_epi16(m, _mm256_set1_epi16(book.threshold[k])));
+        return _mm256_add_epi16(_mm256_xor_si256(n, neg), _mm256_set1_epi16(static_cast<int16_t>(Half)));
     }
     static int code_levels(const float* y, int d, float to_fixed, const Codebook& book, uint8_t* codes) {
+        return book.n == 4   ? code_half<2>(y, d, to_fixed, book, codes)
+               : book.n == 8 ? code_half<4>(y, d, to_fixed, book, codes)
+                             : code_half<8>(y, d, to_fixed, book, codes);
+    }
+    // Half: levels of one sign.
+    template <int Half> static int code_half(const float* y, int d, float to_fixed, const Codebook& book, uint8_t* codes) {
         const __m256  f     = _mm256_set1_ps(to_fixed);
         const __m256i table = levels(book), order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
         __m256i       norm2 = _mm256_setzero_si256();
         for (int i = 0; i < d; i += 32) {
-            const __m256i packed = _mm256_packus_epi16(code16(y + i, f, book), code16(y + i + 16, f, book));
+            const __m256i packed = _mm256_packus_epi16(code16<Half>(y + i, f, book), code16<Half>(y + i + 16, f, book));
             const __m256i c      = _mm256_permutevar8x32_epi32(packed, order);
             _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + i), c);
             const __m256i size = _mm256_abs_epi8(_mm256_shuffle_epi8(table, c)); // at most 127: u8 and s8 alike, 2 * 127² < 2^15

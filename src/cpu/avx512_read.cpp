@@ -158,9 +158,9 @@ struct Avx512 {
         for (int i = 0; i < d; i++) top = _mm512_max_ps(top, _mm512_abs_ps(_mm512_loadu_ps(q + static_cast<size_t>(i) * kLanes)));
         return Floats(top) > 1e-30f ? 127.0f / Floats(top) : Floats{};
     }
-    static Floats weight_bound(const float* w, int n) {
-        __m512 top = _mm512_setzero_ps();
-        for (int t = 0; t < n; t++) top = _mm512_max_ps(top, _mm512_loadu_ps(w + static_cast<size_t>(t) * kLanes));
+    static Floats weight_bound(const Floats* w) {
+        Floats top = w[0];
+        for (int k = 1; k < 8; k++) top = _mm512_max_ps(top, w[k]);
         return top;
     }
     template <int Bits> static void expand_bytes_of(const uint8_t* p, int n, int offset, uint8_t* out) {

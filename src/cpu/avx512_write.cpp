@@ -21,12 +21,14 @@ struct Avx512Ops {
     template <int N> static void block(float* x, const float* before, const float* after) {
         __m512 r[N];
         for (int i = 0; i < N; i++) r[i] = inner(_mm512_mul_ps(_mm512_loadu_ps(x + 16 * i), _mm512_loadu_ps(before + 16 * i)));
+#pragma GCC unroll 8 // else the registers become an array in memory
         for (int h = 1; h < N; h *= 2)
-            for (int i = 0; i < N; i += 2 * h)
-                for (int j = i; j < i + h; j++) {
-                    const __m512 a = r[j], b = r[j + h];
-                    r[j] = _mm512_add_ps(a, b), r[j + h] = _mm512_sub_ps(a, b);
-                }
+#pragma GCC unroll 8
+            for (int k = 0; k < N / 2; k++) {
+                const int    j = k / h * 2 * h + k % h;
+                const __m512 a = r[j], b = r[j + h];
+                r[j] = _mm512_add_ps(a, b), r[j + h] = _mm512_sub_ps(a, b);
+            }
         for (int i = 0; i < N; i++) _mm512_storeu_ps(x + 16 * i, after ? _mm512_mul_ps(r[i], _mm512_loadu_ps(after + 16 * i)) : r[i]);
     }
     static void hadamard(float* x, int n, const float* before, const float* after) {
@@ -52,14 +54,20 @@ struct Avx512Ops {
             const __m512 a = _mm512_loadu_ps(x + i);
             sum            = _mm512_add_ps(sum, _mm512_mul_ps(a, a));
         }
-        alignas(64) float lane[16];
-        _mm512_store_ps(lane, sum);
-        for (int n = 8; n >= 1; n /= 2)
-            for (int i = 0; i < n; i++) lane[i] += lane[i + n];
-        return lane[0];
+        // 16 -> 8 -> 4 -> 2 -> 1, each lane with the one half the width away
+        const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(sum), _mm512_extractf32x8_ps(sum, 1));
+        __m128       y    = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+        y                 = _mm_add_ps(y, _mm_movehl_ps(y, y));
+        return _mm_cvtss_f32(_mm_add_ss(y, _mm_movehdup_ps(y)));
     }
     // 32 values at a time: fixed point with saturation to int16, then |v| against the positive thresholds only (avx2_write.cpp says why).
     static int code_levels(const float* y, int d, float to_fixed, const Codebook& book, uint8_t* codes) {
+        return book.n == 4   ? code_half<2>(y, d, to_fixed, book, codes)
+               : book.n == 8 ? code_half<4>(y, d, to_fixed, book, codes)
+                             : code_half<8>(y, d, to_fixed, book, codes);
+    }
+    // Half: levels of one sign.
+    template <int Half> static int code_half(const float* y, int d, float to_fixed, const Codebook& book, uint8_t* codes) {
         const __m512  f     = _mm512_set1_ps(to_fixed);
         const __m512i one   = _mm512_set1_epi16(1);
         const __m256i table = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(book.level.data())));
@@ -71,10 +79,10 @@ struct Avx512Ops {
             const __mmask32 neg = _mm512_cmplt_epi16_mask(v, one);
             const __m512i   m   = _mm512_mask_subs_epi16(v, neg, one, v);
             __m512i         n   = _mm512_setzero_si512();
-            for (int k = book.n / 2; k + 1 < book.n; k++)
+            for (int k = Half; k + 1 < 2 * Half; k++)
                 n = _mm512_mask_add_epi16(n, _mm512_cmpgt_epi16_mask(m, _mm512_set1_epi16(book.threshold[k])), n, one);
             n               = _mm512_mask_sub_epi16(n, neg, _mm512_set1_epi16(-1), n);
-            n               = _mm512_add_epi16(n, _mm512_set1_epi16(static_cast<int16_t>(book.n / 2)));
+            n               = _mm512_add_epi16(n, _mm512_set1_epi16(static_cast<int16_t>(Half)));
             const __m256i c = _mm512_cvtepi16_epi8(n);
             _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + i), c);
             const __m512i level = _mm512_cvtepi8_epi16(_mm256_shuffle_epi8(table, c));

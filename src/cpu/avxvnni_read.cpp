@@ -85,9 +85,9 @@ struct AvxVnni : Avx2 {
         }
         return top > 1e-30f ? 127.0f / top : Floats{};
     }
-    static Floats weight_bound(const float* w, int n) {
-        Floats top{};
-        for (int t = 0; t < n; t++) top = _mm256_max_ps(top, _mm256_loadu_ps(w + static_cast<size_t>(t) * kLanes));
+    static Floats weight_bound(const Floats* w) {
+        Floats top = w[0];
+        for (int k = 1; k < 8; k++) top = _mm256_max_ps(top, w[k]);
         return top;
     }
 };
