@@ -1,8 +1,10 @@
 // Attention of many query rows over a run of tiles: lanes are query rows, so the softmax needs no step across lanes. A tile's codes are
-// expanded once to bytes (K: level + 128, V: level) in the geometry of the tile and used by all rows: two blocked integer matrix products
-// with the online softmax between them. Written once over the operations of an ISA (see avx2_read.cpp), beside those of vectors.h:
-//   dot2(acc, u0, s0, u1, s1)       acc + Σ of the four u8 * s8 of both pairs, per lane
-//   splat32(p)                      four bytes into every lane
+// expanded once to bytes in the geometry of the tile and used by all rows: two blocked integer matrix products with the online softmax
+// between them. Written once over the operations of an ISA (see avx2_isa.h), beside those of vectors.h:
+//   kOffsetK, kOffsetV              what is added to the levels of K and V to suit the multiplication; taken off the sums' initial values
+//   dword(p, j)                     bytes 4j … 4j+3 of p for every lane, as dot2 takes them
+//   dot2(acc, a0, b0, a1, b1)       acc + Σ of the four a * b of both pairs, per lane. Scores: a = dword of K, b = queries; weighted sums:
+//                                   a = weights, b = dword of V
 //   to_ints(v), to_floats(v)        rounding to nearest
 //   pack_signed/unsigned(a,b,c,d)   four ints of a lane into its four bytes
 //   query_factor(q, d)              per row: the largest factor that makes q int8 by the rules of dot2; q: [d] vectors
@@ -67,7 +69,7 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
     struct RowState {
         Fv m, top, l; // as in attend_tiles.h, per row
         Fv step;      // query step * unit of the codebook * scale of the scores
-        Iv minus;     // -128 Σ q8
+        Iv minus;     // -kOffsetK Σ q8
     };
     static constexpr float kLag = 8.0f;
 
@@ -107,7 +109,7 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
             std::memcpy(q8 + static_cast<size_t>(i / 4) * sizeof bytes, &bytes, sizeof bytes);
         }
         s.step  = xx > 0.0f ? qx / xx : Fv{};
-        s.minus = sum * -128;
+        s.minus = sum * -Isa::kOffsetK;
     }
 
     // out[n][t] = dots of the rows of vector n with token t, for t < last. The codes' unit and all scales are left out.
@@ -128,7 +130,7 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
                     std::memcpy(&b[n], x + n * q_size + vector, vector);
                 }
                 for (int j = 0; j < kTokens; j++) {
-                    const Iv u = Isa::splat32(p + 4 * j), w = Isa::splat32(p + 64 + 4 * j);
+                    const auto u = Isa::dword(p, j), w = Isa::dword(p + 64, j);
                     for (int n = 0; n < N; n++) acc[j][n] = Isa::dot2(acc[j][n], u, a[n], w, b[n]);
                 }
             }
@@ -137,14 +139,16 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
         }
     }
 
-    // o[n][x] += step[n] * Σ_t w[n][t] * level[t][x]
-    template <int N> static void weigh(const uint8_t* v, const uint8_t* w, int d, const Fv* step, int last, float* o) {
+    // o[n][x] += step[n] * Σ_t w[n][t] * level[t][x]; minus: -kOffsetV Σ_t w[n][t]
+    template <int N> static void weigh(const uint8_t* v, const uint8_t* w, int d, const Fv* step, const Iv* minus, int last, float* o) {
         constexpr int    kDims  = Isa::kBlock;
         constexpr size_t vector = sizeof(Fv);
         for (int x = 0; x < d; x += kDims) {
             const uint8_t* p = v + static_cast<size_t>(x / 16) * 1024 + (x % 16) * 4;
             const uint8_t* u = w;
-            Iv             acc[kDims][N]{};
+            Iv             acc[kDims][N];
+            for (int j = 0; j < kDims; j++)
+                for (int n = 0; n < N; n++) acc[j][n] = Isa::kOffsetV != 0 ? minus[n] : Iv{};
             for (int t = 0; t < last; t += 8, p += 128, u += 2 * vector) {
                 Iv a[N], b[N];
                 for (int n = 0; n < N; n++) {
@@ -152,7 +156,7 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
                     std::memcpy(&b[n], u + n * 16 * vector + vector, vector);
                 }
                 for (int j = 0; j < kDims; j++) {
-                    const Iv c = Isa::splat32(p + 4 * j), e = Isa::splat32(p + 64 + 4 * j);
+                    const auto c = Isa::dword(p, j), e = Isa::dword(p + 64, j);
                     for (int n = 0; n < N; n++) acc[j][n] = Isa::dot2(acc[j][n], a[n], c, b[n], e);
                 }
             }
@@ -221,9 +225,9 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
     }
 
     // ---- softmax of one vector of rows over one tile: scores [last] in, u8 weights out. Returns the step of the weights.
-    // live: some weight matters.
+    // live: some weight matters. minus: -kOffsetV times the sum of the weights.
     static Fv weights(const AttendArgs& a, const View& view, const float* k_scale, const float* v_scale, const float* terms, float sparse,
-                      RowState& s, float* scores, float* o, uint8_t* w8, bool& live) {
+                      RowState& s, float* scores, float* o, uint8_t* w8, Iv& minus, bool& live) {
         // Rows that see everything keep the bare dots (times the key's scale); their step goes into the exponential.
         const bool bare = view.open && a.softcap == 0;
         const Fv   step = bare ? s.step : splat(1.0f);
@@ -267,12 +271,15 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
         }
         s.l             = l;
         const Fv factor = bound > splat(1e-30f) ? Isa::kWeightLimit / bound : Fv{}; // below, a tile adds nothing that f32 could hold
+        Iv       sum{};
         for (int t = 0; t < view.last; t += 4) {
             Iv x[4];
             for (int k = 0; k < 4; k++) x[k] = Isa::to_ints(load(scores + (t + k) * kLanes) * factor);
+            sum += x[0] + x[1] + x[2] + x[3];
             const Iv bytes = Isa::pack_unsigned(x[0], x[1], x[2], x[3]);
             std::memcpy(w8 + static_cast<size_t>(t / 4) * sizeof bytes, &bytes, sizeof bytes);
         }
+        minus = sum * -Isa::kOffsetV;
         return bound * (1.0f / Isa::kWeightLimit);
     }
 
@@ -314,8 +321,8 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
                 if (!expanded) {
                     const uint8_t *k = a.k.tiles + k_step * static_cast<size_t>(begin / kTileTokens),
                                   *v = a.v.tiles + v_step * static_cast<size_t>(begin / kTileTokens);
-                    Isa::expand_bytes(a.k.format.bits, k, dk / 8, 128, at.k);
-                    Isa::expand_bytes(a.v.format.bits, v, dv / 8, 0, at.v);
+                    Isa::expand_bytes(a.k.format.bits, k, dk / 8, Isa::kOffsetK, at.k);
+                    Isa::expand_bytes(a.v.format.bits, v, dv / 8, Isa::kOffsetV, at.v);
                     Isa::load_halves(tile_scales(a.k.format, dk, k), k_scale);
                     Isa::load_halves(tile_scales(a.v.format, dv, v), v_scale);
                     expanded = true;
@@ -323,16 +330,17 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
                 if (pair == kPair) dots<kPair>(at.k, at.q + n * q_size, dk, s + n, last, at.scores);
                 else dots<1>(at.k, at.q + n * q_size, dk, s + n, last, at.scores);
                 Fv   step[kPair];
+                Iv   minus[kPair];
                 bool live = false;
                 for (int i = 0; i < pair; i++)
                     step[i] = v_unit * weights(a, view[i], k_scale, v_scale, at.terms + i * kTileTokens * kLanes, sparse, s[n + i],
                                                at.scores + i * kTileTokens * kLanes, at.o + static_cast<size_t>(n + i) * dv * kLanes,
-                                               at.w + i * kTileTokens / 4 * sizeof(Fv), live);
+                                               at.w + i * kTileTokens / 4 * sizeof(Fv), minus[i], live);
                 if (a.v_tiles) a.v_tiles->seen++, a.v_tiles->skipped += !live;
                 if (!live) continue;
                 float* o = at.o + static_cast<size_t>(n) * dv * kLanes;
-                if (pair == kPair) weigh<kPair>(at.v, at.w, dv, step, last, o);
-                else weigh<1>(at.v, at.w, dv, step, last, o);
+                if (pair == kPair) weigh<kPair>(at.v, at.w, dv, step, minus, last, o);
+                else weigh<1>(at.v, at.w, dv, step, minus, last, o);
             }
         }
         for (int n = 0; n < vectors; n++) {

@@ -1,5 +1,5 @@
 // Attention over a run of tiles, lanes are tokens (scores) and dims (weighted sums). Written once over the operations of an ISA (struct
-// Isa, see avx2_read.cpp), beside those of vectors.h:
+// Isa, see avx2_isa.h), beside those of vectors.h:
 //   prepare_query(q, d, rows, unit, QueryOperand&)           int8 operand of the scores
 //   scores_of<bits, rows>(tile, d, operand, out)             out[rows][64] = step * unit * Σ q8 * level
 //   quantize_weights(w, w8) -> step                          u8 operand of the weighted sum, 64 tokens as vectors
@@ -51,7 +51,7 @@ template <class Isa> struct Attention : Vectors<Isa> {
 
     // o[r][x] += Σ_t p[r][t] * v[t][x]
     template <int R> static void weigh_block(const float* p, const float* v, int d, float* o) {
-        constexpr int kCols = 32 / kLanes; // d is a multiple of 32
+        constexpr int kCols = kLanes < 8 ? 4 : 32 / kLanes; // d is a multiple of 32; the sums of three rows stay in registers
         for (int x = 0; x < d; x += kCols * kLanes) {
             Fv acc[R][kCols];
             for (int r = 0; r < R; r++)

@@ -242,10 +242,11 @@ struct Avx2 {
 
     // ---- many rows: four bytes of a lane meet in two int16 lanes, two vectors in each
 
-    static constexpr int kBlock = 4; // tokens or dims of a register block
+    static constexpr int kBlock   = 4;                 // tokens or dims of a register block
+    static constexpr int kOffsetK = 128, kOffsetV = 0; // u8 * s8
 
     static bool   any(Ints mask) { return _mm256_movemask_epi8(reinterpret_cast<__m256i>(mask)) != 0; }
-    static Ints   splat32(const void* p) { return reinterpret_cast<Ints>(spread(p)); }
+    static Ints   dword(const uint8_t* p, int j) { return reinterpret_cast<Ints>(spread(p + 4 * j)); }
     static Ints   to_ints(Floats v) { return reinterpret_cast<Ints>(_mm256_cvtps_epi32(v)); }
     static Floats to_floats(Ints v) { return _mm256_cvtepi32_ps(reinterpret_cast<__m256i>(v)); }
     static Ints   dot2(Ints acc, Ints u0, Ints s0, Ints u1, Ints s1) {

@@ -129,11 +129,12 @@ struct Avx512 {
 
     // ---- many rows
 
-    static constexpr int   kBlock       = 8; // tokens or dims of a register block
+    static constexpr int   kBlock   = 8;                 // tokens or dims of a register block
+    static constexpr int   kOffsetK = 128, kOffsetV = 0; // u8 * s8
     static constexpr float kWeightLimit = 255.0f;
 
     static bool   any(Ints mask) { return _mm512_test_epi32_mask(reinterpret_cast<__m512i>(mask), reinterpret_cast<__m512i>(mask)) != 0; }
-    static Ints   splat32(const void* p) { return reinterpret_cast<Ints>(spread(p)); }
+    static Ints   dword(const uint8_t* p, int j) { return reinterpret_cast<Ints>(spread(p + 4 * j)); }
     static Ints   to_ints(Floats v) { return reinterpret_cast<Ints>(_mm512_cvtps_epi32(v)); }
     static Floats to_floats(Ints v) { return _mm512_cvtepi32_ps(reinterpret_cast<__m512i>(v)); }
     static Ints   dot2(Ints acc, Ints u0, Ints s0, Ints u1, Ints s1) {
