@@ -11,6 +11,6 @@ struct WriteEntries {
     decltype(KernelTable::inverse) inverse;
 };
 
-extern const WriteEntries avx2_write, avx512_write;
+extern const WriteEntries avx2_write, avx512_write, neon_write;
 
 } // namespace tightkv

@@ -5,34 +5,24 @@
 #include <cstdlib>
 #include <vector>
 
+#if defined(TIGHTKV_NEON)
+#include <sys/auxv.h>
+#endif
+
 namespace tightkv {
 
 namespace {
 
-bool has_avx2() {
 #if defined(TIGHTKV_X86)
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-#else
-    return false;
-#endif
-}
-
-bool has_avxvnni() {
-#if defined(TIGHTKV_X86)
-    return has_avx2() && __builtin_cpu_supports("avxvnni");
-#else
-    return false;
-#endif
-}
-
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }
+bool has_avxvnni() { return has_avx2() && __builtin_cpu_supports("avxvnni"); }
 bool has_avx512() {
-#if defined(TIGHTKV_X86)
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni");
-#else
-    return false;
-#endif
 }
+#elif defined(TIGHTKV_NEON)
+bool has_neon() { return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0; }
+#endif
 
 std::vector<const KernelTable*> detect() {
     std::vector<const KernelTable*> v{&scalar_kernels()};
@@ -40,6 +30,8 @@ std::vector<const KernelTable*> detect() {
     if (has_avx2()) v.push_back(&avx2_kernels());
     if (has_avxvnni()) v.push_back(&avxvnni_kernels());
     if (has_avx512()) v.push_back(&avx512_kernels());
+#elif defined(TIGHTKV_NEON)
+    if (has_neon()) v.push_back(&neon_kernels());
 #endif
     return v;
 }

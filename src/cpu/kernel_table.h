@@ -1,5 +1,5 @@
 // The CPU kernels behind one table of function pointers per ISA level, chosen once at run time, forceable by name
-// (TIGHTKV_ISA=scalar|avx2|avxvnni|avx512, or set_isa). Dispatch is per array: an entry works on a run of rows or tiles.
+// (TIGHTKV_ISA=scalar|avx2|avxvnni|avx512|neon, or set_isa). Dispatch is per array: an entry works on a run of rows or tiles.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -82,9 +82,11 @@ inline size_t attend_scratch(int head_dim_k, int head_dim_v) {
 }
 
 const KernelTable& scalar_kernels();
-const KernelTable& avx2_kernels();    // call only where isa_supported
-const KernelTable& avxvnni_kernels(); // the same
-const KernelTable& avx512_kernels();  // the same
+// Only where the processor has them: available_kernels() says so.
+const KernelTable& avx2_kernels();
+const KernelTable& avxvnni_kernels();
+const KernelTable& avx512_kernels();
+const KernelTable& neon_kernels();
 
 // The levels this build and this processor have, weakest first.
 std::span<const KernelTable* const> available_kernels();

@@ -6,7 +6,7 @@
 // operation makes on the same rows, plus 1e-6, plus 2 * 3e-6 * Σ p|v| for the kernels' exponential (vectors.h declares 3e-6).
 //
 // int8 scores: q' ~ step * q8. Per coordinate the error is at most e_i = step/2, or what clipping at 127 leaves of the largest.
-//   VNNI levels:  step = max|q'| / 127
+//   VNNI, neon:  step = max|q'| / 127
 //   avx2, few rows:  step <= b / 126, where b maps to 128 so that pairs stay within 128 and eight dims within 258; rounding can break a
 //                    rule by half a unit per element, 4 units of 258, so the search for a fitting step ends at 126/128 of it at the latest.
 //   avx2, many rows: step = b / 126, b the largest positive or negative part of four dims of an int16 lane
@@ -14,7 +14,7 @@
 // times |q8_i|, the expectation only shrinks.
 // Then |Δs_j| <= scale Σ_i e_i |k_ji| (a soft-cap only shrinks it), and with δ the largest of them p changes by e^{±2δ}.
 // int8 weights: w_t = p_t * (fp16 scale of v_t) ~ step * w8 per tile of 64, error step/2 for every token that is not masked.
-//   VNNI: step = max w / 255    avx2: step = (largest sum of four tokens of an int16 lane) / 255.4
+//   VNNI, neon: step = max w / 255    avx2: step = (largest sum of four tokens of an int16 lane) / 255.4
 // Together |Δo| <= (e^{2δ} - 1) Σ p|v| + e^{2δ} |T^-1| Σ_t (step/2) |level_t|: the worst case, hardly ever near.
 // So the whole operation's squared error is held against its expectation, too: rounding errors are uniform, e_i² -> e_i²/3 and
 // independent between keys: E = Σ_j p_j² σ_j² |v_j - o|² + Σ_t step²/12 |level_t|². A row's squared error scatters around E like a sum of n
@@ -150,7 +150,7 @@ private:
             double              expected = 0; // Σ_x of the squared error
         };
         double                 freedom = 1; // effective number of independent errors
-        std::array<Integer, 2> integer;     // of the path the case takes; 0: avx2, 1: avxvnni, avx512
+        std::array<Integer, 2> integer;     // of the path the case takes; 0: avx2, 1: avxvnni, avx512, neon
     };
 
     size_t q_at(int s, int t, int h) const {

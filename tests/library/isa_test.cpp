@@ -101,7 +101,12 @@ TEST_P(Isa, DecidesEdgesAlike) {
         }
 }
 
-INSTANTIATE_TEST_SUITE_P(Levels, Isa, testing::Values("avx2", "avxvnni", "avx512"), [](const auto& info) { return info.param; });
+#if defined(__aarch64__)
+const auto levels = testing::Values("neon");
+#else
+const auto levels = testing::Values("avx2", "avxvnni", "avx512");
+#endif
+INSTANTIATE_TEST_SUITE_P(Levels, Isa, levels, [](const auto& info) { return info.param; });
 
 TEST(IsaChoice, ScalarIsAlwaysThereAndWeakest) {
     ASSERT_FALSE(available_kernels().empty());
