@@ -51,7 +51,7 @@ int run_run(const RunOptions& o) {
     require_backend(adapter);
 
     const char* before = std::getenv("LD_PRELOAD");
-    setenv("LD_PRELOAD", (preload + (before && *before ? std::string(":") + before : std::string())).c_str(), 1);
+    setenv("LD_PRELOAD", ((before && *before ? std::string(before) + ":" : std::string()) + preload).c_str(), 1); // others keep their place
     setenv("GGML_BACKEND_PATH", adapter.c_str(), 1);
     setenv("TIGHTKV", o.cache.c_str(), 1);
     if (o.stats) setenv("TIGHTKV_STATS", "1", 1);

@@ -76,8 +76,16 @@ Status KvCache::load_state(int stream, const uint8_t* bytes, size_t size, int64_
         return corrupt_data("the state has " + std::to_string(cells) + " cells, this cache " + std::to_string(shape_.n_cells));
     if (size != state_bytes(static_cast<int64_t>(cells))) return corrupt_data("the state is truncated or too long");
     if (get(bytes + size - kChecksum, 8) != fnv1a(bytes, size - kChecksum)) return corrupt_data("the state's checksum is wrong");
-    n                 = static_cast<int64_t>(cells);
-    const uint8_t* at = bytes + kHeader + text;
+    const uint8_t* const rows = bytes + kHeader + text;
+    const uint8_t*       at   = rows;
+    for (const Layer& l : layers_)
+        for (const TileStore* s : {l.k.get(), l.v.get()})
+            for (uint64_t i = 0; i < cells * static_cast<uint64_t>(shape_.n_kv_heads); i++) {
+                if (!finite_row(s->format(), s->shape().head_dim, at)) return corrupt_data("the state holds a row that is not finite");
+                at += s->format().row_bytes(s->shape().head_dim);
+            }
+    n  = static_cast<int64_t>(cells);
+    at = rows;
     for (Layer& l : layers_)
         for (TileStore* s : {l.k.get(), l.v.get()})
             for (int h = 0; h < shape_.n_kv_heads; h++)

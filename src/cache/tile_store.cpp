@@ -84,19 +84,26 @@ void TileStore::read(int stream, int head, int64_t cell, float* x) const {
     kernels().decode(format_, transform_for(d), coded, x);
 }
 
+bool finite_row(const Format& f, int head_dim, const uint8_t* bytes) {
+    const int n = f.transformed() ? 1 : head_dim; // the scale; all values
+    for (int i = 0; i < n; i++)
+        if ((bytes[2 * i + 1] & 0x7c) == 0x7c) return false;
+    return true;
+}
+
 void TileStore::write_canonical(int stream, int head, int64_t cell, const uint8_t* bytes) {
     const int  d = shape_.head_dim, token = static_cast<int>(cell % kTileTokens);
-    uint8_t*   tile   = tile_of(stream, head, cell);
-    const auto finite = [](uint16_t half) { return (half & 0x7c00) != 0x7c00; };
+    uint8_t*   tile = tile_of(stream, head, cell);
+    const bool good = finite_row(format_, d, bytes);
     if (!format_.transformed()) {
         uint16_t* row = reinterpret_cast<uint16_t*>(tile) + static_cast<size_t>(token) * d;
-        std::memcpy(row, bytes, static_cast<size_t>(d) * 2);
-        if (!std::all_of(row, row + d, finite)) std::fill_n(row, d, uint16_t{0});
+        if (good) std::memcpy(row, bytes, static_cast<size_t>(d) * 2);
+        else std::fill_n(row, d, uint16_t{0});
         return;
     }
     CodedRow coded;
     unpack_row(format_, d, bytes, coded);
-    if (!finite(coded.scale)) std::memset(coded.codes, 0, static_cast<size_t>(d)), coded.scale = 0;
+    if (!good) std::memset(coded.codes, 0, static_cast<size_t>(d)), coded.scale = 0;
     tile_put(format_, operand_, d, tile, token, coded);
 }
 

@@ -16,6 +16,9 @@ struct StoreShape {
     int64_t n_cells = 0; // per stream
 };
 
+// Could an encoder have made this canonical row? Its scale, or every f16 value, is finite.
+bool finite_row(const Format& f, int head_dim, const uint8_t* bytes);
+
 class TileStore {
 public:
     // head_dim must be valid; memory may run out (kOutOfMemory).

@@ -24,6 +24,11 @@ size_t span_of(const ggml_tensor* t) { // bytes from the first to the last eleme
     return n;
 }
 
+// A call, not an address: the library must load into a host that lacks the function, if only to refuse it.
+struct FreeContext {
+    void operator()(ggml_context* c) const { ggml_free(c); }
+};
+
 struct Shadows {
     std::vector<std::unique_ptr<Shadow>> all;
 
@@ -56,9 +61,9 @@ bool run_generic(ggml_backend_t backend, const ggml_tensor* node, std::string& w
     Shadow* written = tiles_of(node) ? &shadows.of(tiles_of(node)) : nullptr;
     if (written) written->before = written->bytes;
 
-    constexpr size_t                                             kNodes = 8;
-    const std::unique_ptr<ggml_context, void (*)(ggml_context*)> ctx(
-        ggml_init({ggml_tensor_overhead() * (GGML_MAX_SRC + 2) + ggml_graph_overhead_custom(kNodes, false), nullptr, true}), ggml_free);
+    constexpr size_t                                 kNodes = 8;
+    const std::unique_ptr<ggml_context, FreeContext> ctx(
+        ggml_init({ggml_tensor_overhead() * (GGML_MAX_SRC + 2) + ggml_graph_overhead_custom(kNodes, false), nullptr, true}));
     if (!ctx) return why = "no memory", false;
     const auto copy = [&](const ggml_tensor* t) {
         ggml_tensor* n = ggml_new_tensor(ctx.get(), t->type, GGML_MAX_DIMS, t->ne);

@@ -22,7 +22,8 @@ class Python(HostTest):
             (package / file.name).symlink_to(file)
         if not (package / "lib").exists():
             (package / "lib").symlink_to(BIN)
-        env = {"PYTHONPATH": str(self.folder), "LLAMA_CPP_LIB_PATH": str(BIN), "PYTHONDONTWRITEBYTECODE": "1"}
+        env = {"PYTHONPATH": str(self.folder), "LLAMA_CPP_LIB_PATH": str(BIN), "PYTHONDONTWRITEBYTECODE": "1",
+               "ASAN_OPTIONS": "detect_leaks=0"}  # Python's own, at its end
         return run(None, command=[sys.executable, "-c", SCRIPT, MODEL, THREADS], env=env, **how)
 
     def test_completion(self):
