@@ -1,7 +1,7 @@
 // Is the output right? Attention in double precision over exactly the rows that a side holds, before that side is timed.
 //
-// Every row of output has a bound of its own, relative to its norm |o|, from the operands that the kernels are allowed
-// (docs/measuring.md has the derivation): with p the softmax weights, k_j and v_j the rows, u = 2^-24,
+// Every row of output has a bound of its own, relative to its norm |o|, from the operands that the kernels are allowed:
+// with p the softmax weights, k_j and v_j the rows, u = 2^-24,
 //   integer queries  step <= b/126, b the larger of the two largest |q_i| together and 128/258 of the eight largest: whatever dims share an
 //                    int16 lane, pairs stay within 128 and eight within 258. Rounding is uniform: the score of key j has a variance
 //                    of σ_j² = scale² step²/12 |k_j|², and moves the output by p_j (v_j - o) times that.

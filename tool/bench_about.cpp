@@ -16,6 +16,7 @@ Json bench_about() {
 }
 
 void choose_isa(const std::string& name) {
+    if (const std::string complaint = isa_complaint(); name.empty() && !complaint.empty()) throw usage_error(complaint);
     if (name.empty()) return;
     if (const Status s = set_isa(name); !s.ok()) throw usage_error(s.message());
 }

@@ -49,6 +49,9 @@ int run_run(const RunOptions& o) {
     const std::string adapter = required(o.adapter.empty() ? adapter_file() : o.adapter, "adapter");
     const std::string preload = required(o.adapter.empty() ? preload_file() : beside(adapter, "libtightkv-preload.so"), "preload library");
     require_backend(adapter);
+    // The dynamic loader would take the parts for libraries, complain and start the program without us.
+    if (preload.find_first_of(": \t\n") != std::string::npos)
+        throw failure(fmt::format("the path of the preload library holds a space or a colon, which LD_PRELOAD cannot name: {}", preload));
 
     const char* before = std::getenv("LD_PRELOAD");
     setenv("LD_PRELOAD", ((before && *before ? std::string(before) + ":" : std::string()) + preload).c_str(), 1); // others keep their place

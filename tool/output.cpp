@@ -42,7 +42,7 @@ OutputFile::OutputFile(const std::string& path) : path_(path) {
         fd_ = ::open(path.c_str(), O_WRONLY | O_CLOEXEC);
     } else {
         if (is && ::access(path.c_str(), W_OK) != 0) throw unwritable(path); // would be replaced though it is protected
-        part_ = path + ".part";
+        part_ = path + ".part." + std::to_string(::getpid());                // two programs that write one file do not mix
         fd_   = ::open(part_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     }
     if (fd_ < 0) throw unwritable(path);
@@ -63,10 +63,14 @@ void OutputFile::write(const std::string& text) {
 void OutputFile::append(std::span<const char> bytes) { write_all(fd_, bytes, path_); }
 
 void OutputFile::finish() {
-    if (!part_.empty() && ::rename(part_.c_str(), path_.c_str()) != 0) throw unwritable(path_);
-    const int fd = fd_;
-    fd_          = -1;
-    if (::close(fd) != 0) throw unwritable(path_);
+    const int fd       = fd_;
+    fd_                = -1;
+    const bool written = ::close(fd) == 0; // a late error of the disk comes here, before the old file is gone
+    if (!written || (!part_.empty() && ::rename(part_.c_str(), path_.c_str()) != 0)) {
+        const Failure why = unwritable(path_);
+        if (!part_.empty()) ::unlink(part_.c_str());
+        throw why;
+    }
 }
 
 void print(const std::string& text) {

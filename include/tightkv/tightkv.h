@@ -23,7 +23,7 @@
  * Errors. Functions return TKV_OK or a code; tkv_last_error() then says in one sentence what was wrong and what is accepted.
  * Nothing aborts, throws into the caller or writes to a stream.
  *
- * Threads. Different caches are independent. On one cache, reads (attend, read_rows, serialize) may run at the same time
+ * Threads. Different caches are independent. On one cache, reads (tkv_attend, tkv_read, tkv_state_save) may run at the same time
  * as each other, not as writes; writes to different layers or operands may run at the same time. tkv_last_error() is per thread.
  */
 #ifndef TIGHTKV_H

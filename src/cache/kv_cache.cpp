@@ -7,10 +7,13 @@ Status KvCache::create(const CacheSpec& spec, const CacheShape& s, std::unique_p
     if (s.n_layers < 1 || s.n_layers > 100000) return invalid_argument("n_layers must be 1 to 100000");
     if (s.n_kv_heads < 1 || s.n_streams < 1 || s.n_cells < 1 || s.n_cells > INT32_MAX)
         return invalid_argument("a cache needs at least one KV head, one stream and 1 to 2147483647 cells");
-    auto cache        = std::make_unique<KvCache>();
-    cache->spec_      = spec;
-    cache->spec_text_ = spec.to_string();
-    cache->shape_     = s;
+    auto cache         = std::make_unique<KvCache>();
+    cache->spec_       = spec;
+    cache->spec_text_  = spec.to_string();
+    CacheSpec stored   = spec;
+    stored.sparse_v    = kDefaultSparseV;
+    cache->state_spec_ = stored.to_string();
+    cache->shape_      = s;
     for (int i = 0; i < s.n_layers; i++) {
         Layer layer;
         if (Status e = TileStore::create(format(spec.k_of(i, s.n_layers)), Operand::K, {s.n_streams, s.n_kv_heads, s.head_dim_k, s.n_cells},

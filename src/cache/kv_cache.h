@@ -47,6 +47,7 @@ private:
 
     CacheSpec            spec_;
     std::string          spec_text_;
+    std::string          state_spec_; // of what decides the bytes of a state: how rows are read does not
     CacheShape           shape_;
     std::vector<Layer>   layers_;
     std::atomic<int64_t> refused_rows_{0};

@@ -24,6 +24,9 @@ float alibi_slope(float max_bias, int n_heads, int h) {
     return h < n ? std::pow(m0, static_cast<float>(h + 1)) : std::pow(m1, static_cast<float>(2 * (h - n) + 1));
 }
 
+// From here on the rows of one token fill the vectors of the many-rows kernel; below, a second pass over the packed codes is cheaper.
+constexpr int64_t kManyRows = 16;
+
 // A run shorter than this costs more in start-up and merging than another thread saves.
 constexpr int kMinRunTokens = 512;
 
@@ -70,12 +73,13 @@ Status AttentionJob::prepare(const AttentionArgs& a, int n_threads) {
     };
     if (!fits(*a.k, a.k_stream0, a.k_head0, a.k_cell0) || !fits(*a.v, a.v_stream0, a.v_head0, a.v_cell0))
         return invalid_argument("attention reaches outside the cache");
+    if (!(a.scale >= 0.0f && a.scale < __builtin_inff())) return invalid_argument("the scale of attention must be finite and not negative");
     args_  = a;
     group_ = a.n_heads / a.n_kv_heads;
 
     // Few rows: packed codes serve all of them at once. Many: blocks of rows share expanded tiles.
     const int64_t rows     = static_cast<int64_t>(a.n_tokens) * group_;
-    decode_                = rows <= kMaxDecodeRows || (a.n_tokens == 1);
+    decode_                = rows <= kMaxDecodeRows || (a.n_tokens == 1 && rows < kManyRows);
     tokens_per_block_      = decode_ ? a.n_tokens : std::max(1, kMaxBatchedRows / group_);
     const int64_t per_head = (a.n_tokens + tokens_per_block_ - 1) / tokens_per_block_;
     n_blocks_              = per_head * a.n_kv_heads * a.n_streams;

@@ -46,11 +46,11 @@ public:
     // Checks shapes and lays out the work. args must stay valid until the last run() returns.
     Status prepare(const AttentionArgs& args, int n_threads);
     void   run(); // call once per thread
-    // Tiles of V (times blocks of query rows) seen and skipped; complete when all run() have returned.
     // Bytes of work space a thread keeps for blocks of `rows` query rows (kept for the life of the thread).
     static size_t work_bytes(int head_dim_k, int head_dim_v, int rows = kMaxBatchedRows) {
         return work_floats(head_dim_k, head_dim_v, rows) * sizeof(float);
     }
+    // Tiles of V (times blocks of query rows) seen and skipped; complete when all run() have returned.
     TileCounts v_tiles() const { return {v_seen_.load(), v_skipped_.load()}; }
 
 private:

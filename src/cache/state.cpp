@@ -41,18 +41,18 @@ size_t KvCache::row_group_bytes() const {
 }
 
 size_t KvCache::state_bytes(int64_t n) const {
-    return kHeader + spec_text_.size() + row_group_bytes() * static_cast<size_t>(n) + kChecksum;
+    return kHeader + state_spec_.size() + row_group_bytes() * static_cast<size_t>(n) + kChecksum;
 }
 
 void KvCache::save_state(int stream, int64_t n, uint8_t* out) const {
     std::memcpy(out, kMagic, 8);
-    const uint64_t fields[] = {static_cast<uint64_t>(kFormatVersion),    spec_text_.size(),
+    const uint64_t fields[] = {static_cast<uint64_t>(kFormatVersion),    state_spec_.size(),
                                static_cast<uint64_t>(shape_.n_layers),   static_cast<uint64_t>(shape_.n_kv_heads),
                                static_cast<uint64_t>(shape_.head_dim_k), static_cast<uint64_t>(shape_.head_dim_v)};
     for (int i = 0; i < 6; i++) put(out + 8 + 4 * i, fields[i], 4);
     put(out + 32, static_cast<uint64_t>(n), 8);
-    std::memcpy(out + kHeader, spec_text_.data(), spec_text_.size());
-    uint8_t* at = out + kHeader + spec_text_.size();
+    std::memcpy(out + kHeader, state_spec_.data(), state_spec_.size());
+    uint8_t* at = out + kHeader + state_spec_.size();
     for (const Layer& l : layers_)
         for (const TileStore* s : {l.k.get(), l.v.get()})
             for (int h = 0; h < shape_.n_kv_heads; h++)
@@ -71,7 +71,7 @@ Status KvCache::load_state(int stream, const uint8_t* bytes, size_t size, int64_
         return corrupt_data("the state belongs to a cache of another shape");
     if (text > size - kHeader - kChecksum) return corrupt_data("the state is truncated");
     const std::string saved(reinterpret_cast<const char*>(bytes) + kHeader, text);
-    if (saved != spec_text_) return corrupt_data("the state was saved with cache '" + saved + "', this cache is '" + spec_text_ + "'");
+    if (saved != state_spec_) return corrupt_data("the state was saved with cache '" + saved + "', this cache is '" + state_spec_ + "'");
     if (cells > static_cast<uint64_t>(shape_.n_cells))
         return corrupt_data("the state has " + std::to_string(cells) + " cells, this cache " + std::to_string(shape_.n_cells));
     if (size != state_bytes(static_cast<int64_t>(cells))) return corrupt_data("the state is truncated or too long");
@@ -81,7 +81,9 @@ Status KvCache::load_state(int stream, const uint8_t* bytes, size_t size, int64_
     for (const Layer& l : layers_)
         for (const TileStore* s : {l.k.get(), l.v.get()})
             for (uint64_t i = 0; i < cells * static_cast<uint64_t>(shape_.n_kv_heads); i++) {
-                if (!finite_row(s->format(), s->shape().head_dim, at)) return corrupt_data("the state holds a row that is not finite");
+                if (!possible_row(s->format(), s->shape().head_dim, at))
+                    return corrupt_data(
+                        "the state holds a row that no encoder makes (a scale or value that is not finite, or a negative scale)");
                 at += s->format().row_bytes(s->shape().head_dim);
             }
     n  = static_cast<int64_t>(cells);

@@ -84,9 +84,9 @@ void TileStore::read(int stream, int head, int64_t cell, float* x) const {
     kernels().decode(format_, transform_for(d), coded, x);
 }
 
-bool finite_row(const Format& f, int head_dim, const uint8_t* bytes) {
-    const int n = f.transformed() ? 1 : head_dim; // the scale; all values
-    for (int i = 0; i < n; i++)
+bool possible_row(const Format& f, int head_dim, const uint8_t* bytes) {
+    if (f.transformed()) return bytes[1] < 0x7c; // the scale's high byte: no sign, no exponent of all ones
+    for (int i = 0; i < head_dim; i++)
         if ((bytes[2 * i + 1] & 0x7c) == 0x7c) return false;
     return true;
 }
@@ -94,7 +94,7 @@ bool finite_row(const Format& f, int head_dim, const uint8_t* bytes) {
 void TileStore::write_canonical(int stream, int head, int64_t cell, const uint8_t* bytes) {
     const int  d = shape_.head_dim, token = static_cast<int>(cell % kTileTokens);
     uint8_t*   tile = tile_of(stream, head, cell);
-    const bool good = finite_row(format_, d, bytes);
+    const bool good = possible_row(format_, d, bytes);
     if (!format_.transformed()) {
         uint16_t* row = reinterpret_cast<uint16_t*>(tile) + static_cast<size_t>(token) * d;
         if (good) std::memcpy(row, bytes, static_cast<size_t>(d) * 2);

@@ -16,8 +16,8 @@ struct StoreShape {
     int64_t n_cells = 0; // per stream
 };
 
-// Could an encoder have made this canonical row? Its scale, or every f16 value, is finite.
-bool finite_row(const Format& f, int head_dim, const uint8_t* bytes);
+// Could an encoder have made this canonical row? Its scale is finite and not negative, or every f16 value is finite.
+bool possible_row(const Format& f, int head_dim, const uint8_t* bytes);
 
 class TileStore {
 public:
@@ -36,7 +36,7 @@ public:
     RowStatus write(int stream, int head, int64_t cell, const float* x);
     // x: [head_dim].
     void read(int stream, int head, int64_t cell, float* x) const;
-    // Canonical bytes, format().row_bytes(head_dim) of them. A row that no encoder makes (its scale, or an f16 value, is not finite) is
+    // Canonical bytes, format().row_bytes(head_dim) of them. A row that no encoder makes (possible_row) is
     // stored as zeros: one damaged cell must not reach the others of its tile.
     void write_canonical(int stream, int head, int64_t cell, const uint8_t* bytes);
     void read_canonical(int stream, int head, int64_t cell, uint8_t* bytes) const;

@@ -130,9 +130,9 @@ struct Avx2 {
     }
     // Returns the step: q ~ step * q8.
     static float quantize_query(const float* q, int d, int8_t* q8) {
-        const float bound = query_bound(q, d);
+        const float bound = all_finite(q, d) ? query_bound(q, d) : 0.0f;
         std::fill_n(q8, d, int8_t{0});
-        if (!(bound > 1e-30f) || bound > 3e38f) return 0; // as good as zero; NaN, Inf
+        if (!(bound > 1e-30f) || bound > 3e38f) return 0; // as good as zero; NaN and Inf: poison_rows()
         for (float limit = 128.0f;; limit -= 0.125f) {    // rounding can exceed a rule by a unit or two
             const float inv = limit / bound;
             for (int i = 0; i < d; i++) {

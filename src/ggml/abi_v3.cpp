@@ -20,7 +20,9 @@ Type                       kv_type;
 const char* kv_name(ggml_backend_buffer_type_t) { return "tightkv"; }
 bool        kv_is_host(ggml_backend_buffer_type_t) { return false; } // true would let stock kernels read packed rows as f16
 size_t kv_alignment(ggml_backend_buffer_type_t) { return host_type.get_alignment(reinterpret_cast<ggml_backend_buffer_type_t>(&kv_type)); }
-ggml_backend_buffer_t kv_alloc(ggml_backend_buffer_type_t, size_t size) { return allocate_kv_buffer(size, 0, {}, {}); }
+ggml_backend_buffer_t kv_alloc(ggml_backend_buffer_type_t, size_t size) {
+    return guarded<ggml_backend_buffer_t>(nullptr, [&] { return allocate_kv_buffer(size, 0, {}, {}); });
+}
 
 bool needs_room(const ggml_tensor* t) { return !t->view_src && !t->data; }
 

@@ -11,6 +11,7 @@
 #include <mutex>
 
 #include "cpu/kernel_table.h"
+#include "ggml/guard.h"
 #include "ggml/hooks.h"
 #include "ggml/kv_buffer.h"
 #include "ggml/stats.h"
@@ -36,13 +37,14 @@ std::string set_cache_spec(const char* text) {
 // call.
 const char* proc_set_cache_spec(const char* text) {
     static thread_local std::string error;
-    error = kv_buffer_type() ? set_cache_spec(text) : "the adapter is inactive: TIGHTKV was not set when it was loaded";
-    return error.empty() ? nullptr : error.c_str();
+    return guarded<const char*>("out of memory", [&] {
+        error = kv_buffer_type() ? set_cache_spec(text) : "the adapter is inactive: TIGHTKV was not set when it was loaded";
+        return error.empty() ? nullptr : error.c_str();
+    });
 }
 const char* proc_stats_json() {
     static thread_local std::string json;
-    json = stats_json();
-    return json.c_str();
+    return guarded<const char*>("{}", [&] { return (json = stats_json()).c_str(); });
 }
 const char* proc_handshake() { return handshake_sentence.c_str(); }
 
@@ -58,7 +60,9 @@ void*              reg_proc(ggml_backend_reg_t, const char* name) {
 
 abi::Registry registry{0, {reg_name, reg_device_count, reg_device, reg_proc}, nullptr};
 
-void report_at_exit() { say("stats " + stats_json()); }
+void report_at_exit() {
+    guarded([] { say("stats " + stats_json()); });
+}
 
 // Null when the host is to run stock.
 ggml_backend_reg_t initialize() {
@@ -104,11 +108,7 @@ __attribute__((visibility("default"))) int ggml_backend_score(void) { return 1; 
 __attribute__((visibility("default"))) ggml_backend_reg_t ggml_backend_init(void) {
     static std::once_flag     once;
     static ggml_backend_reg_t reg = nullptr;
-    try {
-        std::call_once(once, [] { reg = tightkv::initialize(); });
-    } catch (const std::exception& e) { // nothing of ours may end the host
-        tightkv::say(std::string("inactive, the host runs stock: ") + e.what());
-    }
+    tightkv::guarded([] { std::call_once(once, [] { reg = tightkv::initialize(); }); }); // nothing of ours may end the host
     return reg;
 }
 }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "ggml/cache_ops.h"
+#include "ggml/guard.h"
 #include "ggml/hooks.h"
 #include "ggml/stats.h"
 
@@ -51,15 +52,14 @@ void cpu_relax() {
 bool prepared(Job& job, int n_threads) {
     int fresh = 0;
     if (job.stage.compare_exchange_strong(fresh, 1, std::memory_order_acq_rel)) {
-        Status s;
-        try {
-            s = prepare_attention(job.node, job.params, n_threads, job.attention);
-        } catch (const std::exception& e) { // the others are waiting: they must be told
-            s = {StatusCode::kOutOfMemory, e.what()};
-        }
-        if (!s.ok()) job.why = s.message(), job.failed = true;
-        job.stage.store(s.ok() ? 2 : 3, std::memory_order_release);
-        return s.ok();
+        const bool ok = guarded(false, [&] { // whatever happens, the others are waiting and must be told
+            const Status s = prepare_attention(job.node, job.params, n_threads, job.attention);
+            if (!s.ok()) job.why = s.message();
+            return s.ok();
+        });
+        if (!ok) job.failed = true;
+        job.stage.store(ok ? 2 : 3, std::memory_order_release);
+        return ok;
     }
     int stage;
     while ((stage = job.stage.load(std::memory_order_acquire)) < 2) cpu_relax();
@@ -85,7 +85,7 @@ void run_job(ggml_tensor*, int thread, int n_threads, void* user) {
             break;
         }
     } catch (const std::exception& e) { // no exception may cross into the host
-        if (!job.failed.exchange(true)) job.why = e.what();
+        if (!job.failed.exchange(true)) guarded([&] { job.why = e.what(); });
     }
 }
 
@@ -184,7 +184,7 @@ public:
 
     void count_tiles() const { // the graph has run
         for (size_t i = 0; i < n_jobs_; i++) {
-            if (pool()[i]->way != Way::kAttend) continue;
+            if (pool()[i]->way != Way::kAttend || pool()[i]->stage != 2) continue;
             const TileCounts c = pool()[i]->attention.v_tiles();
             stats().v_tiles += c.seen, stats().v_tiles_skipped += c.skipped;
         }
@@ -229,7 +229,7 @@ private:
 
 ggml_status hooked_graph_compute(ggml_backend_t backend, ggml_cgraph* graph) {
     if (!kv_buffer_type()) return host_graph_compute(backend, graph);
-    try {                    // no exception may cross into the host
+    return guarded(GGML_STATUS_FAILED, [&] {
         Rewritten rewritten; // restores what it rewrote, also when apply() fails half-way
         rewritten.apply(graph);
         const ggml_status status = host_graph_compute(backend, graph);
@@ -238,10 +238,8 @@ ggml_status hooked_graph_compute(ggml_backend_t backend, ggml_cgraph* graph) {
         const Job* job = rewritten.failed();
         if (!job) return status;
         say(std::string(ggml_op_name(job->op)) + " failed: " + job->why);
-    } catch (const std::exception& e) {
-        say(std::string("a graph could not be prepared: ") + e.what());
-    }
-    return GGML_STATUS_FAILED;
+        return GGML_STATUS_FAILED;
+    });
 }
 
 } // namespace tightkv

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <mutex>
 
+#include "ggml/guard.h"
 #include "ggml/kv_buffer.h"
 #include "ggml/stats.h"
 
@@ -36,12 +37,8 @@ bool touches_kv_buffer(const ggml_tensor* op) {
 
 bool supports_op(ggml_backend_dev_t dev, const ggml_tensor* op) {
     if (!touches_kv_buffer(op)) return host_device.supports_op(dev, op);
-    try {
-        observe(op);
-    } catch (const std::exception& e) { // the graph will tell again when it runs
-        say_once(std::string("a cache could not be prepared: ") + e.what());
-    }
-    return true; // the CPU is the last resort for memory of ours: what we do not know runs generically
+    guarded([&] { observe(op); }); // the graph will tell again when it runs
+    return true;                   // the CPU is the last resort for memory of ours: what we do not know runs generically
 }
 
 bool supports_buft(ggml_backend_dev_t dev, ggml_backend_buffer_type_t buft) {

@@ -93,13 +93,21 @@ void get_tensor(ggml_backend_buffer_t, const ggml_tensor* t, void* data, size_t 
     });
 }
 void memset_tensor(ggml_backend_buffer_t b, ggml_tensor* t, uint8_t value, size_t offset, size_t size) {
-    if (!cache_of(t)) {
+    CacheTensor* c = cache_of(t);
+    if (!c) {
         std::memset(static_cast<char*>(t->data) + offset, value, size);
         return;
     }
-    uint8_t bytes[4096];
+    // Whole rows: a row that is written in two parts is encoded twice.
+    guarded([&] { c->decide(); });
+    uint8_t      bytes[4 * kMaxHeadDim];
+    const size_t row = c->head_dim() ? static_cast<size_t>(c->head_dim()) * 2 : sizeof bytes, rows = sizeof bytes / row * row;
     std::memset(bytes, value, sizeof bytes);
-    for (size_t at = 0; at < size; at += sizeof bytes) set_tensor(b, t, bytes, offset + at, std::min(sizeof bytes, size - at));
+    for (size_t at = 0; at < size;) {
+        const size_t into = (offset_of(t) + offset + at) % row, n = std::min(into ? row - into : rows, size - at);
+        set_tensor(b, t, bytes, offset + at, n);
+        at += n;
+    }
 }
 
 // Sequence copies between streams: packed rows, no decoding. False leaves it to the host (get, then set).

@@ -44,6 +44,9 @@ bool can_attend(const ggml_tensor* node) {
     if (mask && (q->ne[2] % mask->ne[2] != 0 || q->ne[3] % mask->ne[3] != 0 || (mask->ne[2] > 1 && mask->ne[2] != q->ne[2]) ||
                  (mask->ne[3] > 1 && mask->ne[3] != q->ne[3])))
         return false;
+    float scale = 0;
+    std::memcpy(&scale, node->op_params, sizeof scale);
+    if (!(scale >= 0.0f)) return false; // no model has one; the host would know what it means
     return !sinks || sinks->type == GGML_TYPE_F32;
 }
 

@@ -8,13 +8,14 @@ namespace tightkv {
 
 struct AdapterStats {
     std::atomic<int64_t> graphs{0};
-    std::atomic<int64_t> native_writes{0};               // SET_ROWS on compressed rows
-    std::atomic<int64_t> native_attention{0};            // FLASH_ATTN_EXT on compressed rows
-    std::atomic<int64_t> generic_ops{0};                 // decode -> host op -> re-encode
-    std::atomic<int64_t> fallback_ops{0};                // ops of the host on cache tensors that were left as f16
-    std::atomic<int64_t> v_tiles{0}, v_tiles_skipped{0}; // sparse V: 64 tokens of one KV head each
-    std::atomic<int64_t> rows_read{0}, rows_written{0};  // by state save/restore and copies
-    std::atomic<int64_t> refused_rows{0};                // NaN/Inf, stored as zeros
+    std::atomic<int64_t> native_writes{0};    // SET_ROWS on compressed rows
+    std::atomic<int64_t> native_attention{0}; // FLASH_ATTN_EXT on compressed rows
+    std::atomic<int64_t> generic_ops{0};      // decode -> host op -> re-encode
+    std::atomic<int64_t> fallback_ops{0};     // ops of the host on cache tensors that were left as f16
+    std::atomic<int64_t> v_tiles{0},
+        v_tiles_skipped{0}; // sparse V: 64 tokens of one KV head, for every block of rows a kernel takes at once
+    std::atomic<int64_t> rows_read{0}, rows_written{0}; // by state save/restore and copies
+    std::atomic<int64_t> refused_rows{0};               // NaN/Inf, stored as zeros
     std::atomic<int64_t> saturated_rows{0};
     std::atomic<int64_t> cache_bytes{0};      // packed size of all live compressed caches
     std::atomic<int64_t> peak_cache_bytes{0}; // the most it has been

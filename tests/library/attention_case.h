@@ -56,8 +56,10 @@ struct AttentionCase {
           << softcap << ", sinks " << sinks << ", threads " << threads << ", offsets " << offsets;
         return s.str();
     }
-    int    n_heads() const { return n_kv_heads * group; }
-    bool   few_rows() const { return n_tokens * group <= kMaxDecodeRows || n_tokens == 1; } // AttentionJob: these stay on the packed codes
+    int  n_heads() const { return n_kv_heads * group; }
+    bool few_rows() const {
+        return n_tokens * group <= kMaxDecodeRows || (n_tokens == 1 && group < 16);
+    } // AttentionJob: these stay on the packed codes
     double scale() const { return 1.0 / std::sqrt(dk); }
 };
 
