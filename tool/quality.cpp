@@ -10,6 +10,7 @@
 
 #include "errors.h"
 #include "interrupt.h"
+#include "number_list.h"
 #include "self_check.h"
 #include "steps.h"
 
@@ -133,13 +134,7 @@ bool self_check(const Model& model, const Path& path, const std::string& name, s
 } // namespace
 
 std::vector<std::string> parse_paths(std::string_view list) {
-    std::vector<std::string> paths;
-    for (const std::string& p : split_list(list)) {
-        if (std::find(std::begin(kPaths), std::end(kPaths), p) == std::end(kPaths))
-            throw usage_error(fmt::format("unknown path '{}'; accepted: batched, decode", p));
-        if (std::find(paths.begin(), paths.end(), p) == paths.end()) paths.push_back(p);
-    }
-    return paths;
+    return parse_names(std::string(list), "path", {std::begin(kPaths), std::end(kPaths)});
 }
 
 double quality_units(const QualityPlan& plan) {

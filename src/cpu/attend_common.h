@@ -47,6 +47,16 @@ inline float quantize_by_largest(const float* q, int d, int8_t* q8, int32_t& min
     return usable ? top / 127.0f : 0.0f;
 }
 
+// The same of up to kMaxDecodeRows rows. Levels whose keys carry no offset of 128 leave minus aside.
+struct ByteQueries {
+    alignas(64) int8_t q[kMaxDecodeRows][kMaxHeadDim];
+    int32_t minus[kMaxDecodeRows];
+    float   step[kMaxDecodeRows]; // times the codebook's unit
+};
+inline void prepare_byte_queries(const float* q, int d, int rows, float unit, ByteQueries& out) {
+    for (int r = 0; r < rows; r++) out.step[r] = unit * quantize_by_largest(q + static_cast<size_t>(r) * d, d, out.q[r], out.minus[r]);
+}
+
 // A query with NaN or Inf has no integer operand; its row, and only its row, answers NaN as f32 arithmetic would.
 inline void poison_rows(const AttendArgs& a, const AttendState& s) {
     for (int r = 0; r < a.rows; r++)

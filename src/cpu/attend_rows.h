@@ -9,7 +9,7 @@
 //   pack_signed/unsigned(a,b,c,d)   four ints of a lane into its four bytes
 //   query_factor(q, d)              per row: the largest factor that makes q int8 by the rules of dot2; q: [d] vectors
 //   weight_bound(w)                 per row: what may become kWeightLimit; w: eight tokens
-//   expand_bytes(bits, p, n, offset, out)   n groups of eight vectors of codes -> level + offset
+//   expand_bytes<bits>(p, n, offset, out)   n groups of eight vectors of codes -> level + offset
 //   transpose(r)                    kLanes vectors, in place
 //   equal_bits(p, half), load_halves(p, out)   as in attend_tiles.h
 #pragma once
@@ -30,11 +30,10 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
 
     // What the rows of one vector see of a tile.
     struct View {
-        bool closed = true;  // nothing
-        bool open   = true;  // everything, and nothing is added
-        bool terms  = false; // additive terms that are neither 0 nor -inf
-        int  last   = 0;     // tokens from here on are invisible to all rows; a multiple of 8
-        Iv   low{}, high{};  // bit t: token t, t + 32 visible, per row
+        bool open  = true;  // everything, and nothing is added
+        bool terms = false; // additive terms that are neither 0 nor -inf
+        int  last  = 0;     // tokens from here on are invisible to all rows; a multiple of 8
+        Iv   low{}, high{}; // bit t: token t, t + 32 visible, per row
     };
 
     // Work space of one call, carved out of the caller's scratch.
@@ -71,7 +70,6 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
         Fv step;      // query step * unit of the codebook * scale of the scores
         Iv minus;     // -kOffsetK Σ q8
     };
-    static constexpr float kLag = 8.0f;
 
     // rows [n][d] -> [d] vectors; rows that are not there are zero.
     static void to_lanes(const float* rows, int n, int d, float* out) {
@@ -168,6 +166,12 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
         }
     }
 
+    static void expand_bytes(int bits, const uint8_t* p, int n, int offset, uint8_t* out) {
+        if (bits == 2) Isa::template expand_bytes<2>(p, n, offset, out);
+        else if (bits == 3) Isa::template expand_bytes<3>(p, n, offset, out);
+        else Isa::template expand_bytes<4>(p, n, offset, out);
+    }
+
     // ---- masks
 
     struct RowView {
@@ -201,9 +205,8 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
             low[i] = static_cast<int32_t>(row.visible), high[i] = static_cast<int32_t>(row.visible >> 32);
             any |= row.visible, every &= row.visible, view.terms |= row.terms;
         }
-        view.closed = any == 0;
-        view.open   = every == ~uint64_t{0} && !view.terms && n == kLanes;
-        view.last   = any == 0 ? 0 : (kTileTokens - __builtin_clzll(any) + 7) / 8 * 8;
+        view.open = every == ~uint64_t{0} && !view.terms && n == kLanes;
+        view.last = any == 0 ? 0 : (kTileTokens - __builtin_clzll(any) + 7) / 8 * 8;
         std::memcpy(&view.low, low, sizeof low);
         std::memcpy(&view.high, high, sizeof high);
         if (view.terms)
@@ -321,8 +324,8 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
                 if (!expanded) {
                     const uint8_t *k = a.k.tiles + k_step * static_cast<size_t>(begin / kTileTokens),
                                   *v = a.v.tiles + v_step * static_cast<size_t>(begin / kTileTokens);
-                    Isa::expand_bytes(a.k.format.bits, k, dk / 8, Isa::kOffsetK, at.k);
-                    Isa::expand_bytes(a.v.format.bits, v, dv / 8, Isa::kOffsetV, at.v);
+                    expand_bytes(a.k.format.bits, k, dk / 8, Isa::kOffsetK, at.k);
+                    expand_bytes(a.v.format.bits, v, dv / 8, Isa::kOffsetV, at.v);
                     Isa::load_halves(tile_scales(a.k.format, dk, k), k_scale);
                     Isa::load_halves(tile_scales(a.v.format, dv, v), v_scale);
                     expanded = true;

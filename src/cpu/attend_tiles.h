@@ -4,7 +4,8 @@
 //   scores_of<bits, rows>(tile, d, operand, out)             out[rows][64] = step * unit * Σ q8 * level
 //   quantize_weights(w, w8) -> step                          u8 operand of the weighted sum, 64 tokens as vectors
 //   weigh_of<bits, rows>(tile, d, w8, step, o)               o[rows][d] += step * Σ w8 * level
-//   expand(format, operand, tile, d, out)                    K: out[d][64], V: out[64][d], f32 with scales
+//   expand_k<bits>, expand_v<bits>(format, tile, d, out)     K: out[d][64], V: out[64][d], f32 with scales; 8 bits: turbo8
+//   expand_f16(operand, tile, d, out)                        the same of f16 rows
 //   load_halves(p, out)                                      64 f16 -> f32
 //   equal_bits(p, half)                                      bit t: p[t] == half, 64 of them
 // Scores are carried in units of log2: the exponential is 2^x.
@@ -93,6 +94,16 @@ template <class Isa> struct Attention : Vectors<Isa> {
         else Isa::template weigh_of<4, R>(tile, d, w8, step, o);
     }
 
+    static void expand(const Format& f, Operand op, const uint8_t* tile, int d, float* out) {
+        if (!f.transformed()) return Isa::expand_f16(op, tile, d, out);
+        switch (f.bits) {
+        case 2: return op == Operand::K ? Isa::template expand_k<2>(f, tile, d, out) : Isa::template expand_v<2>(f, tile, d, out);
+        case 3: return op == Operand::K ? Isa::template expand_k<3>(f, tile, d, out) : Isa::template expand_v<3>(f, tile, d, out);
+        case 4: return op == Operand::K ? Isa::template expand_k<4>(f, tile, d, out) : Isa::template expand_v<4>(f, tile, d, out);
+        default: return op == Operand::K ? Isa::template expand_k<8>(f, tile, d, out) : Isa::template expand_v<8>(f, tile, d, out);
+        }
+    }
+
     // ---- masks: one tile of one row is open (adds nothing), closed (-inf everywhere) or has terms of its own
 
     enum class View : uint8_t { kOpen, kClosed, kTerms };
@@ -128,7 +139,6 @@ template <class Isa> struct Attention : Vectors<Isa> {
         float top; // the true maximum so far
         Fv    l;   // Σ weights, by lane
     };
-    static constexpr float kLag = 8.0f; // a weight is at most 2^8, and o is rescaled seldom
 
     // Scores of one row (dots; times factor per key, plus terms) -> weights 2^(score - m). Returns the largest score; -inf: the row sees
     // nothing of the tile and the weights are not set.
@@ -209,7 +219,7 @@ template <class Isa> struct Attention : Vectors<Isa> {
                 Isa::load_halves(tile_scales(a.k.format, dk, k), factor);
                 for (int t = 0; t < kTileTokens; t += kLanes) store(factor + t, load(factor + t) * scale);
             } else {
-                Isa::expand(a.k.format, Operand::K, k, dk, kt);
+                expand(a.k.format, Operand::K, k, dk, kt);
                 scores_f32(a.q, dk, kt, a.rows, sc);
             }
             if (v_int) Isa::load_halves(tile_scales(a.v.format, dv, v), v_scale);
@@ -237,7 +247,7 @@ template <class Isa> struct Attention : Vectors<Isa> {
             if (v_int) {
                 weigh(a.v.format.bits, v, dv, w8[0], step, a.rows, s.o);
             } else {
-                Isa::expand(a.v.format, Operand::V, v, dv, vt);
+                expand(a.v.format, Operand::V, v, dv, vt);
                 weigh_f32(sc, vt, dv, a.rows, s.o);
             }
         }

@@ -285,7 +285,7 @@ struct Avx2 {
     static Floats weight_bound(const Floats* w) { // sums of the tokens of an int16 lane
         return _mm256_max_ps((w[0] + w[1]) + (w[4] + w[5]), (w[2] + w[3]) + (w[6] + w[7]));
     }
-    template <int Bits> static void expand_bytes_of(const uint8_t* p, int n, int offset, uint8_t* out) {
+    template <int Bits> static void expand_bytes(const uint8_t* p, int n, int offset, uint8_t* out) {
         const Table t = make_table(Bits, offset);
         for (int g = 0; g < n; g++, p += Bits * 64, out += 512)
             for (int half = 0; half < 64; half += 32)
@@ -294,11 +294,6 @@ struct Avx2 {
                         const __m256i v[4] = {a, b, c, e};
                         for (int k = 0; k < 4; k++) _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 64 * (i + k) + half), v[k]);
                     });
-    }
-    static void expand_bytes(int bits, const uint8_t* p, int n, int offset, uint8_t* out) {
-        if (bits == 2) expand_bytes_of<2>(p, n, offset, out);
-        else if (bits == 3) expand_bytes_of<3>(p, n, offset, out);
-        else expand_bytes_of<4>(p, n, offset, out);
     }
     static void transpose(Floats* r) {
         __m256 t[8], u[8];
@@ -396,15 +391,6 @@ struct Avx2 {
             bits |= static_cast<uint64_t>(static_cast<uint32_t>(_mm256_movemask_epi8(ab))) << i;
         }
         return bits;
-    }
-    static void expand(const Format& f, Operand op, const uint8_t* tile, int d, float* out) {
-        if (!f.transformed()) return expand_f16(op, tile, d, out);
-        switch (f.bits) {
-        case 2: return op == Operand::K ? expand_k<2>(f, tile, d, out) : expand_v<2>(f, tile, d, out);
-        case 3: return op == Operand::K ? expand_k<3>(f, tile, d, out) : expand_v<3>(f, tile, d, out);
-        case 4: return op == Operand::K ? expand_k<4>(f, tile, d, out) : expand_v<4>(f, tile, d, out);
-        default: return op == Operand::K ? expand_k<8>(f, tile, d, out) : expand_v<8>(f, tile, d, out);
-        }
     }
 };
 

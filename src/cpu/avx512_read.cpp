@@ -71,15 +71,8 @@ struct Avx512 {
     static float fold_max(Floats v) { return _mm512_reduce_max_ps(v); }
     static float fold_sum(Floats v) { return _mm512_reduce_add_ps(v); }
 
-    struct QueryOperand {
-        alignas(64) int8_t q[kMaxDecodeRows][kMaxHeadDim];
-        int32_t minus[kMaxDecodeRows]; // -128 Σq
-        float   step[kMaxDecodeRows];  // query step times the codebook's unit
-    };
-
-    static void prepare_query(const float* q, int d, int rows, float unit, QueryOperand& out) {
-        for (int r = 0; r < rows; r++) out.step[r] = unit * quantize_by_largest(q + static_cast<size_t>(r) * d, d, out.q[r], out.minus[r]);
-    }
+    using QueryOperand                  = ByteQueries;
+    static constexpr auto prepare_query = prepare_byte_queries;
 
     template <int Bits, int R> static void scores_of(const uint8_t* tile, int d, const QueryOperand& op, float* out) {
         static const __m512i table = make_table(Bits, 128);
@@ -164,16 +157,11 @@ struct Avx512 {
         for (int k = 1; k < 8; k++) top = _mm512_max_ps(top, w[k]);
         return top;
     }
-    template <int Bits> static void expand_bytes_of(const uint8_t* p, int n, int offset, uint8_t* out) {
+    template <int Bits> static void expand_bytes(const uint8_t* p, int n, int offset, uint8_t* out) {
         const __m512i t = make_table(Bits, offset);
         for (int g = 0; g < n; g++, p += Bits * 64, out += 512)
             unpack<Bits>(
                 p, t, [&](int i, __m512i v) __attribute__((always_inline)) { _mm512_storeu_si512(out + 64 * i, v); });
-    }
-    static void expand_bytes(int bits, const uint8_t* p, int n, int offset, uint8_t* out) {
-        if (bits == 2) expand_bytes_of<2>(p, n, offset, out);
-        else if (bits == 3) expand_bytes_of<3>(p, n, offset, out);
-        else expand_bytes_of<4>(p, n, offset, out);
     }
     static void transpose(Floats* r) {
         __m512 t[16], u[16];
@@ -258,15 +246,6 @@ struct Avx512 {
     static uint64_t equal_bits(const uint16_t* p, uint16_t half) {
         const __m512i value = _mm512_set1_epi16(static_cast<int16_t>(half));
         return _mm512_cmpeq_epi16_mask(load(p), value) | static_cast<uint64_t>(_mm512_cmpeq_epi16_mask(load(p + 32), value)) << 32;
-    }
-    static void expand(const Format& f, Operand op, const uint8_t* tile, int d, float* out) {
-        if (!f.transformed()) return expand_f16(op, tile, d, out);
-        switch (f.bits) {
-        case 2: return op == Operand::K ? expand_k<2>(f, tile, d, out) : expand_v<2>(f, tile, d, out);
-        case 3: return op == Operand::K ? expand_k<3>(f, tile, d, out) : expand_v<3>(f, tile, d, out);
-        case 4: return op == Operand::K ? expand_k<4>(f, tile, d, out) : expand_v<4>(f, tile, d, out);
-        default: return op == Operand::K ? expand_k<8>(f, tile, d, out) : expand_v<8>(f, tile, d, out);
-        }
     }
 };
 

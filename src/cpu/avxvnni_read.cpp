@@ -7,14 +7,8 @@ namespace tightkv {
 namespace {
 
 struct AvxVnni : Avx2 {
-    struct QueryOperand {
-        alignas(32) int8_t q[kMaxDecodeRows][kMaxHeadDim];
-        int32_t minus[kMaxDecodeRows]; // -128 Σq
-        float   step[kMaxDecodeRows];  // query step times the codebook's unit
-    };
-    static void prepare_query(const float* q, int d, int rows, float unit, QueryOperand& out) {
-        for (int r = 0; r < rows; r++) out.step[r] = unit * quantize_by_largest(q + static_cast<size_t>(r) * d, d, out.q[r], out.minus[r]);
-    }
+    using QueryOperand                  = ByteQueries;
+    static constexpr auto prepare_query = prepare_byte_queries;
 
     template <int Bits, int R> static void scores_of(const uint8_t* tile, int d, const QueryOperand& op, float* out) {
         static const Table table = make_table(Bits, 128);

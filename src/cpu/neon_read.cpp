@@ -89,14 +89,8 @@ struct Neon {
         }
     }
 
-    struct QueryOperand {
-        alignas(16) int8_t q[kMaxDecodeRows][kMaxHeadDim];
-        float step[kMaxDecodeRows]; // query step times the codebook's unit
-    };
-    static void prepare_query(const float* q, int d, int rows, float unit, QueryOperand& out) {
-        int32_t minus; // of levels + 128
-        for (int r = 0; r < rows; r++) out.step[r] = unit * quantize_by_largest(q + static_cast<size_t>(r) * d, d, out.q[r], minus);
-    }
+    using QueryOperand                  = ByteQueries;
+    static constexpr auto prepare_query = prepare_byte_queries;
 
     template <int Bits, int R> static void scores_of(const uint8_t* tile, int d, const QueryOperand& op, float* out) {
         static const Table table = make_table(Bits, kOffsetK);
@@ -195,7 +189,7 @@ struct Neon {
         for (int k = 1; k < 8; k++) top = vmaxq_f32(top, w[k]);
         return top;
     }
-    template <int Bits> static void expand_bytes_of(const uint8_t* p, int n, int offset, uint8_t* out) {
+    template <int Bits> static void expand_bytes(const uint8_t* p, int n, int offset, uint8_t* out) {
         const Table t = make_table(Bits, offset);
         for (int g = 0; g < n; g++, p += Bits * 64, out += 512)
             for (int quarter = 0; quarter < 64; quarter += 16)
@@ -204,11 +198,6 @@ struct Neon {
                         const uint8x16_t v[4] = {a, b, c, e};
                         for (int k = 0; k < 4; k++) vst1q_u8(out + 64 * (i + k) + quarter, v[k]);
                     });
-    }
-    static void expand_bytes(int bits, const uint8_t* p, int n, int offset, uint8_t* out) {
-        if (bits == 2) expand_bytes_of<2>(p, n, offset, out);
-        else if (bits == 3) expand_bytes_of<3>(p, n, offset, out);
-        else expand_bytes_of<4>(p, n, offset, out);
     }
     static void transpose(Floats* r) {
         const float32x4_t a = vtrn1q_f32(r[0], r[1]), b = vtrn2q_f32(r[0], r[1]), c = vtrn1q_f32(r[2], r[3]), e = vtrn2q_f32(r[2], r[3]);
@@ -289,15 +278,6 @@ struct Neon {
         }
         const uint8x16_t sum = vpaddq_u8(vpaddq_u8(m[0], m[1]), vpaddq_u8(m[2], m[3]));
         return vgetq_lane_u64(vreinterpretq_u64_u8(vpaddq_u8(sum, sum)), 0);
-    }
-    static void expand(const Format& f, Operand op, const uint8_t* tile, int d, float* out) {
-        if (!f.transformed()) return expand_f16(op, tile, d, out);
-        switch (f.bits) {
-        case 2: return op == Operand::K ? expand_k<2>(f, tile, d, out) : expand_v<2>(f, tile, d, out);
-        case 3: return op == Operand::K ? expand_k<3>(f, tile, d, out) : expand_v<3>(f, tile, d, out);
-        case 4: return op == Operand::K ? expand_k<4>(f, tile, d, out) : expand_v<4>(f, tile, d, out);
-        default: return op == Operand::K ? expand_k<8>(f, tile, d, out) : expand_v<8>(f, tile, d, out);
-        }
     }
 };
 

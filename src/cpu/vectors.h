@@ -11,6 +11,8 @@ namespace tightkv {
 namespace {
 
 inline constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
+// The online softmax rescales its sums only when the maximum has grown by more than this (log2): a weight is at most 2^8.
+inline constexpr float kLag = 8.0f;
 
 template <class Isa> struct Vectors {
     static constexpr int kLanes = Isa::kLanes;

@@ -41,8 +41,11 @@ std::string stats_json() {
 void say(const std::string& line) { std::fprintf(stderr, "tightkv: %s\n", line.c_str()); }
 
 void inform(const std::string& line) {
-    const char* quiet = std::getenv("TIGHTKV_QUIET");
-    if (!quiet || std::strcmp(quiet, "1") != 0) say(line);
+    static const bool quiet = [] {
+        const char* v = std::getenv("TIGHTKV_QUIET");
+        return v && std::strcmp(v, "1") == 0;
+    }();
+    if (!quiet) say(line);
 }
 
 void say_once(const std::string& line) {
