@@ -11,7 +11,7 @@ namespace tightkv {
 
 namespace {
 
-template <class T> T* offset(T* p, size_t bytes) {
+template <class T> T* offset_bytes(T* p, size_t bytes) {
     using Byte = std::conditional_t<std::is_const_v<T>, const char, char>;
     return reinterpret_cast<T*>(reinterpret_cast<Byte*>(p) + bytes);
 }
@@ -74,6 +74,15 @@ Status AttentionJob::prepare(const AttentionArgs& a, int n_threads) {
     if (!fits(*a.k, a.k_stream0, a.k_head0, a.k_cell0) || !fits(*a.v, a.v_stream0, a.v_head0, a.v_cell0))
         return invalid_argument("attention reaches outside the cache");
     if (!(a.scale >= 0.0f && a.scale < __builtin_inff())) return invalid_argument("the scale of attention must be finite and not negative");
+    if (a.exact.n_rows > 0) {
+        const auto holds = [&](const TileStore* e, const TileStore& s) {
+            return e && !e->format().transformed() && e->shape().head_dim == s.shape().head_dim &&
+                   e->shape().n_kv_heads == s.shape().n_kv_heads && a.exact.n_rows <= e->shape().n_cells && a.exact.stream0 >= 0 &&
+                   int64_t{a.exact.stream0} + a.n_streams <= e->shape().n_streams;
+        };
+        if (!holds(a.exact.k, *a.k) || !holds(a.exact.v, *a.v) || !a.exact.mask)
+            return invalid_argument("exact rows need f16 stores of the cache's shape and a mask");
+    }
     args_  = a;
     group_ = a.n_heads / a.n_kv_heads;
 
@@ -92,9 +101,9 @@ Status AttentionJob::prepare(const AttentionArgs& a, int n_threads) {
     const int64_t tiles  = (a.n_kv + kTileTokens - 1) / kTileTokens;
     run_tokens_          = static_cast<int>(std::max<int64_t>(1, (tiles + runs - 1) / runs)) * kTileTokens;
     n_runs_              = std::max<int64_t>(1, (a.n_kv + run_tokens_ - 1) / run_tokens_);
-    if (n_runs_ > 1) {
+    if (parts() > 1) {
         const size_t row_floats = 2 + static_cast<size_t>(a.v->shape().head_dim);
-        partial_.resize(static_cast<size_t>(n_blocks_ * n_runs_) * tokens_per_block_ * group_ * row_floats);
+        partial_.resize(static_cast<size_t>(n_blocks_ * parts()) * tokens_per_block_ * group_ * row_floats);
         done_ = std::make_unique<std::atomic<int>[]>(static_cast<size_t>(n_blocks_)); // value-initialised: zero
     }
     next_.store(0, std::memory_order_relaxed);
@@ -104,44 +113,68 @@ Status AttentionJob::prepare(const AttentionArgs& a, int n_threads) {
 
 void AttentionJob::run() {
     float* const scratch = thread_scratch(work_floats(args_.k->shape().head_dim, args_.v->shape().head_dim, tokens_per_block_ * group_));
-    for (int64_t unit; (unit = next_.fetch_add(1, std::memory_order_relaxed)) < n_blocks_ * n_runs_;) attend_unit(unit, scratch);
+    for (int64_t unit; (unit = next_.fetch_add(1, std::memory_order_relaxed)) < n_blocks_ * parts();) attend_unit(unit, scratch);
+}
+
+// Queries in the domain of what they meet: of the codes' transform, or as they are. q: [rows][dk], row = token * group + head in group.
+// offset: [rows], scale * <q, mean of the keys>, which scores of codes lack and scores of exact rows contain; zero without a mean.
+void AttentionJob::prepare_queries(const Unit& u, bool exact, float* q, float* offset) const {
+    const AttentionArgs& a       = args_;
+    const int            dk      = a.k->shape().head_dim;
+    const Transform&     t       = a.k->transform(a.k_head0 + u.kv_head);
+    const bool           rotated = a.k->format().transformed();
+    for (int r = 0; r < u.n_tokens * group_; r++) {
+        const int    token = u.token0 + r / group_, head = u.kv_head * group_ + r % group_;
+        float* const row = q + static_cast<size_t>(r) * dk;
+        std::memcpy(row, offset_bytes(a.q, u.stream * a.q_strides.stream + head * a.q_strides.head + token * a.q_strides.token),
+                    sizeof(float) * static_cast<size_t>(dk));
+        offset[r] = 0;
+        if (const float* mean = rotated ? t.mean() : nullptr) {
+            float sum[8] = {};
+            for (int i = 0; i < dk; i++) sum[i % 8] += row[i] * mean[i];
+            for (float x : sum) offset[r] += a.scale * x;
+        }
+        if (rotated && !exact) kernels().query(t, row);
+    }
 }
 
 void AttentionJob::attend_unit(int64_t unit, float* scratch) {
     const AttentionArgs& a  = args_;
     const int            dk = a.k->shape().head_dim, dv = a.v->shape().head_dim;
-    const Unit           u(*this, unit / n_runs_);
-    const int            run = static_cast<int>(unit % n_runs_), rows = u.n_tokens * group_;
+    const Unit           u(*this, unit / parts());
+    const int            part = static_cast<int>(unit % parts()), rows = u.n_tokens * group_;
+    const bool           exact = part == n_runs_;
 
-    float* const q = scratch + attend_scratch(dk, dv); // [rows][dk], row = token * group + head in group
-    float* const m = q + static_cast<size_t>(rows) * dk;
-    float* const l = m + rows;
-    float* const o = l + rows;
+    float* const q      = scratch + attend_scratch(dk, dv);
+    float* const m      = q + static_cast<size_t>(rows) * dk;
+    float* const l      = m + rows;
+    float* const o      = l + rows;
+    float* const q_mean = o + static_cast<size_t>(rows) * dv; // prepare_queries()
     std::fill(m, m + rows, kNegInf);
     std::fill(l, l + static_cast<size_t>(rows) * (1 + dv), 0.0f); // l and o
+    prepare_queries(u, exact, q, q_mean);
 
     const KernelTable& kernel = kernels();
-    for (int r = 0; r < rows; r++) {
-        const int    token = u.token0 + r / group_, head = u.kv_head * group_ + r % group_;
-        float* const row = q + static_cast<size_t>(r) * dk;
-        std::memcpy(row, offset(a.q, u.stream * a.q_strides.stream + head * a.q_strides.head + token * a.q_strides.token),
-                    sizeof(float) * static_cast<size_t>(dk));
-        if (a.k->format().transformed()) kernel.forward(transform_for(dk), row);
+    AttendArgs         args;
+    if (exact) {
+        args.k     = a.exact.k->tiles(a.exact.stream0 + u.stream, a.k_head0 + u.kv_head);
+        args.v     = a.exact.v->tiles(a.exact.stream0 + u.stream, a.v_head0 + u.kv_head);
+        args.begin = 0, args.end = static_cast<int>(a.exact.n_rows);
+        args.mask_type = MaskType::kF16;
+    } else {
+        args.k = a.k->tiles(a.k_stream0 + u.stream, a.k_head0 + u.kv_head);
+        args.v = a.v->tiles(a.v_stream0 + u.stream, a.v_head0 + u.kv_head);
+        args.k.tiles += static_cast<size_t>(a.k_cell0 / kTileTokens) * tile_bytes(args.k.format, dk);
+        args.v.tiles += static_cast<size_t>(a.v_cell0 / kTileTokens) * tile_bytes(args.v.format, dv);
+        args.begin     = part * run_tokens_;
+        args.end       = static_cast<int>(std::min<int64_t>(a.n_kv, static_cast<int64_t>(args.begin) + run_tokens_));
+        args.mask_type = a.mask ? a.mask_type : MaskType::kNone;
     }
-
-    AttendArgs args;
-    args.k = a.k->tiles(a.k_stream0 + u.stream, a.k_head0 + u.kv_head);
-    args.v = a.v->tiles(a.v_stream0 + u.stream, a.v_head0 + u.kv_head);
-    args.k.tiles += static_cast<size_t>(a.k_cell0 / kTileTokens) * tile_bytes(args.k.format, dk);
-    args.v.tiles += static_cast<size_t>(a.v_cell0 / kTileTokens) * tile_bytes(args.v.format, dv);
-    args.begin    = run * run_tokens_;
-    args.end      = static_cast<int>(std::min<int64_t>(a.n_kv, static_cast<int64_t>(args.begin) + run_tokens_));
     args.scale    = a.scale;
     args.softcap  = a.softcap;
     args.sparse_v = a.sparse_v;
     TileCounts counts;
-    args.v_tiles   = &counts;
-    args.mask_type = a.mask ? a.mask_type : MaskType::kNone;
+    args.v_tiles = &counts;
 
     const int   at_once = decode_ ? kMaxDecodeRows : kMaxBatchedRows;
     const void* mask[kMaxBatchedRows];
@@ -151,57 +184,71 @@ void AttentionJob::attend_unit(int64_t unit, float* scratch) {
         for (int r = 0; r < args.rows; r++) {
             const int token = u.token0 + (r0 + r) / group_, head = u.kv_head * group_ + (r0 + r) % group_;
             slope[r] = alibi_slope(a.max_bias, a.n_heads, head);
-            mask[r]  = static_cast<const char*>(a.mask) + u.stream * a.mask_strides.stream + head * a.mask_strides.head +
-                      token * a.mask_strides.token;
+            mask[r]  = exact ? offset_bytes(a.exact.mask, u.stream * a.exact.mask_strides.stream + token * a.exact.mask_strides.token)
+                             : static_cast<const void*>(static_cast<const char*>(a.mask) + u.stream * a.mask_strides.stream +
+                                                       head * a.mask_strides.head + token * a.mask_strides.token);
         }
         args.q     = q + static_cast<size_t>(r0) * dk;
         args.mask  = args.mask_type == MaskType::kNone ? nullptr : mask;
         args.slope = a.max_bias > 0 ? slope : nullptr;
+        // A soft cap sees the mean's part of a score. Otherwise the softmax of codes alone does not, and exact rows leave it out as well.
+        args.offset = a.softcap != 0 && !exact ? q_mean + r0 : nullptr;
         const AttendState state{m + r0, l + r0, o + static_cast<size_t>(r0) * dv};
         (decode_ ? kernel.attend_decode : kernel.attend_batched)(args, state, scratch);
     }
 
+    if (exact && a.softcap == 0)
+        for (int r = 0; r < rows; r++) m[r] -= q_mean[r];
     v_seen_.fetch_add(counts.seen, std::memory_order_relaxed), v_skipped_.fetch_add(counts.skipped, std::memory_order_relaxed);
 
-    if (n_runs_ == 1) {
-        for (int r = 0; r < rows; r++)
-            write_row(u.stream, u.kv_head * group_ + r % group_, u.token0 + r / group_, m[r], l[r], o + static_cast<size_t>(r) * dv);
+    if (parts() == 1) {
+        for (int r = 0; r < rows; r++) write_row(u, r, {m[r], l[r], o + static_cast<size_t>(r) * dv}, nullptr);
         return;
     }
-    float* part = partial_.data() + static_cast<size_t>(unit) * tokens_per_block_ * group_ * (2 + dv);
-    for (int r = 0; r < rows; r++, part += 2 + dv) {
-        part[0] = m[r], part[1] = l[r];
-        std::memcpy(part + 2, o + static_cast<size_t>(r) * dv, sizeof(float) * static_cast<size_t>(dv));
+    float* at = partial_.data() + static_cast<size_t>(unit) * tokens_per_block_ * group_ * (2 + dv);
+    for (int r = 0; r < rows; r++, at += 2 + dv) {
+        at[0] = m[r], at[1] = l[r];
+        std::memcpy(at + 2, o + static_cast<size_t>(r) * dv, sizeof(float) * static_cast<size_t>(dv));
     }
-    // The thread that finishes a block's last run merges all of them; acq_rel makes the others' parts visible to it.
-    if (done_[static_cast<size_t>(u.block)].fetch_add(1, std::memory_order_acq_rel) + 1 == n_runs_) finish_block(u.block, scratch);
+    // The thread that finishes a block's last part merges all of them; acq_rel makes the others' parts visible to it.
+    if (done_[static_cast<size_t>(u.block)].fetch_add(1, std::memory_order_acq_rel) + 1 == parts()) finish_block(u.block, scratch);
 }
 
 void AttentionJob::finish_block(int64_t block, float* scratch) {
     const int    dv = args_.v->shape().head_dim;
     const Unit   u(*this, block);
-    const size_t row_floats = 2 + static_cast<size_t>(dv);
-    const size_t run_floats = static_cast<size_t>(tokens_per_block_) * group_ * row_floats;
-    float* const base       = partial_.data() + static_cast<size_t>(block * n_runs_) * run_floats;
+    const size_t row_floats  = 2 + static_cast<size_t>(dv);
+    const size_t part_floats = static_cast<size_t>(tokens_per_block_) * group_ * row_floats;
+    float* const base        = partial_.data() + static_cast<size_t>(block * parts()) * part_floats;
     for (int r = 0; r < u.n_tokens * group_; r++) {
+        const auto state = [&](int64_t part) {
+            float* const at = base + static_cast<size_t>(part) * part_floats + static_cast<size_t>(r) * row_floats;
+            return SoftmaxState{at[0], at[1], at + 2};
+        };
         SoftmaxState sum{kNegInf, 0.0f, scratch};
         std::fill(scratch, scratch + dv, 0.0f);
-        for (int64_t run = 0; run < n_runs_; run++) { // always in this order
-            float* part = base + static_cast<size_t>(run) * run_floats + static_cast<size_t>(r) * row_floats;
-            sum.merge({part[0], part[1], part + 2}, static_cast<size_t>(dv));
-        }
-        write_row(u.stream, u.kv_head * group_ + r % group_, u.token0 + r / group_, sum.m, sum.l, sum.o);
+        for (int64_t run = 0; run < n_runs_; run++) sum.merge(state(run), static_cast<size_t>(dv)); // always in this order
+        const SoftmaxState exact = state(parts() - 1);
+        write_row(u, r, sum, args_.exact.n_rows > 0 ? &exact : nullptr);
     }
 }
 
-void AttentionJob::write_row(int stream, int head, int token, float m, float l, float* o) {
-    const int    dv = args_.v->shape().head_dim;
-    SoftmaxState s{m, l, o};
-    if (args_.sinks) s.add_sink(args_.sinks[head], static_cast<size_t>(dv));
-    s.normalize(static_cast<size_t>(dv));
-    if (args_.v->format().transformed()) kernels().inverse(transform_for(dv), o);
-    std::memcpy(offset(args_.out, stream * args_.out_strides.stream + head * args_.out_strides.head + token * args_.out_strides.token), o,
-                sizeof(float) * static_cast<size_t>(dv));
+// codes.o is in the domain of the packed values; exact rows are values as they are.
+void AttentionJob::write_row(const Unit& u, int row, SoftmaxState codes, const SoftmaxState* exact) {
+    const int    token = u.token0 + row / group_, head = u.kv_head * group_ + row % group_;
+    const size_t dv = static_cast<size_t>(args_.v->shape().head_dim);
+    if (args_.v->format().transformed()) {
+        const Transform& t = args_.v->transform(args_.v_head0 + u.kv_head);
+        kernels().output(t, codes.o);
+        if (const float* mean = t.mean())
+            for (size_t i = 0; i < dv; i++) codes.o[i] += codes.l * mean[i];
+    }
+    if (exact) codes.merge(*exact, dv);
+    if (args_.sinks) codes.add_sink(args_.sinks[head], dv);
+    codes.normalize(dv);
+    std::memcpy(
+        offset_bytes(args_.out, u.stream * args_.out_strides.stream + head * args_.out_strides.head + token * args_.out_strides.token),
+        codes.o, sizeof(float) * dv);
 }
 
 } // namespace tightkv

@@ -9,6 +9,7 @@
 #include <memory>
 #include <vector>
 
+#include "base/softmax_state.h"
 #include "base/status.h"
 #include "cache/tile_store.h"
 
@@ -17,6 +18,15 @@ namespace tightkv {
 // Strides in bytes. Query row t of head h in stream s: q + s*stream + h*head + t*token, [head_dim] f32 contiguous; the output alike.
 struct RowStrides {
     size_t token = 0, head = 0, stream = 0;
+};
+
+// Rows of some cells in f16, attended to beside the codes (exact_rows.h). AttentionArgs::mask hides those cells from the codes.
+struct ExactOperands {
+    const TileStore *k = nullptr, *v = nullptr; // f16, one cell per exact row; the heads of the caches
+    int              stream0 = 0;               // query stream s reads stream0 + s
+    int64_t          n_rows  = 0;
+    const uint16_t*  mask    = nullptr; // f16 value of exact row e for token t of stream s: mask + s*stream + t*token + e
+    RowStrides       mask_strides;
 };
 
 struct AttentionArgs {
@@ -33,12 +43,13 @@ struct AttentionArgs {
     float*       out = nullptr;
     RowStrides   out_strides;
 
-    float        scale = 1.0f, softcap = 0.0f, max_bias = 0.0f; // max_bias > 0: ALiBi slopes as ggml defines them
-    MaskType     mask_type = MaskType::kNone;
-    const void*  mask      = nullptr; // value of key j for token t of head h in stream s: mask + s*stream + h*head + t*token + j
-    RowStrides   mask_strides;        // 0 where the mask is shared
-    const float* sinks    = nullptr;  // [n_heads] logits, or null
-    float        sparse_v = 0.0f;     // kernel_table.h
+    float         scale = 1.0f, softcap = 0.0f, max_bias = 0.0f; // max_bias > 0: ALiBi slopes as ggml defines them
+    MaskType      mask_type = MaskType::kNone;
+    const void*   mask      = nullptr; // value of key j for token t of head h in stream s: mask + s*stream + h*head + t*token + j
+    RowStrides    mask_strides;        // 0 where the mask is shared
+    const float*  sinks = nullptr;     // [n_heads] logits, or null
+    ExactOperands exact;               // n_rows = 0: none
+    float         sparse_v = 0.0f;     // kernel_table.h
 };
 
 class AttentionJob {
@@ -57,11 +68,13 @@ private:
     struct Unit;
     static size_t work_floats(int head_dim_k, int head_dim_v, int rows) { // the kernel's, then queries and states of a block
         return attend_scratch(head_dim_k, head_dim_v) +
-               static_cast<size_t>(rows) * (static_cast<size_t>(head_dim_k) + static_cast<size_t>(head_dim_v) + 2);
+               static_cast<size_t>(rows) * (static_cast<size_t>(head_dim_k) + static_cast<size_t>(head_dim_v) + 3);
     }
-    void attend_unit(int64_t unit, float* scratch);
-    void finish_block(int64_t block, float* scratch);
-    void write_row(int stream, int head, int token, float m, float l, float* o);
+    void    prepare_queries(const Unit& u, bool exact, float* q, float* offset) const;
+    void    attend_unit(int64_t unit, float* scratch);
+    void    finish_block(int64_t block, float* scratch);
+    void    write_row(const Unit& u, int row, SoftmaxState codes, const SoftmaxState* exact);
+    int64_t parts() const { return n_runs_ + (args_.exact.n_rows > 0); } // of a block: runs of codes, then the exact rows
 
     AttentionArgs                       args_;
     int                                 group_            = 1;      // query heads per KV head
@@ -69,7 +82,7 @@ private:
     int64_t                             n_blocks_ = 0, n_runs_ = 1; // runs of tokens per block
     int                                 run_tokens_ = 0;
     bool                                decode_     = true;
-    std::vector<float>                  partial_; // [block][run][rows][m, l, o[dv]]
+    std::vector<float>                  partial_; // [block][part][rows][m, l, o[dv]]
     std::unique_ptr<std::atomic<int>[]> done_;    // [block]
     std::atomic<int64_t>                next_{0}, v_seen_{0}, v_skipped_{0};
 };

@@ -17,7 +17,8 @@ constexpr size_t kHugePage = size_t{2} << 20;
 }
 
 TileStore::TileStore(const Format& f, Operand op, const StoreShape& shape)
-    : format_(f), operand_(op), shape_(shape), tile_bytes_(tightkv::tile_bytes(f, shape.head_dim)) {}
+    : format_(f), operand_(op), shape_(shape), tile_bytes_(tightkv::tile_bytes(f, shape.head_dim)),
+      transforms_(static_cast<size_t>(shape.n_kv_heads), &transform_for(shape.head_dim)) {}
 
 Status TileStore::create(const Format& f, Operand op, const StoreShape& s, std::unique_ptr<TileStore>& out) {
     if (!valid_head_dim(s.head_dim))
@@ -47,6 +48,11 @@ TileStore::~TileStore() {
     if (map_) munmap(map_, mapped_);
 }
 
+void TileStore::set_transforms(std::vector<std::shared_ptr<const Transform>> per_head) {
+    own_ = std::move(per_head);
+    for (size_t h = 0; h < own_.size(); h++) transforms_[h] = own_[h].get();
+}
+
 // f16 rows follow the rules of the others: NaN and Inf are refused, what is too large is held at the largest value.
 RowStatus TileStore::write_exact(uint16_t* row, const float* x) const {
     RowStatus status = RowStatus::kOk;
@@ -66,7 +72,7 @@ RowStatus TileStore::write(int stream, int head, int64_t cell, const float* x) {
     uint8_t*  tile = tile_of(stream, head, cell);
     if (!format_.transformed()) return write_exact(reinterpret_cast<uint16_t*>(tile) + static_cast<size_t>(token) * d, x);
     CodedRow        coded;
-    const RowStatus status = kernels().encode(format_, transform_for(d), x, coded);
+    const RowStatus status = kernels().encode(format_, transform(head), x, coded);
     tile_put(format_, operand_, d, tile, token, coded);
     return status;
 }
@@ -81,7 +87,7 @@ void TileStore::read(int stream, int head, int64_t cell, float* x) const {
     }
     CodedRow coded;
     tile_get(format_, operand_, d, tile, token, coded);
-    kernels().decode(format_, transform_for(d), coded, x);
+    kernels().decode(format_, transform(head), coded, x);
 }
 
 bool possible_row(const Format& f, int head_dim, const uint8_t* bytes) {

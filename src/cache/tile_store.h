@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "base/status.h"
 #include "codec/tile.h"
@@ -43,6 +44,11 @@ public:
     // All cells become zero rows; gives the memory back to the system.
     void clear();
 
+    // The transform of a head: transform_for(head_dim) until others are set. Rows that are already there are not touched: whoever changes
+    // a transform writes them again. One per head; not while other threads use the store.
+    const Transform& transform(int head) const { return *transforms_[static_cast<size_t>(head)]; }
+    void             set_transforms(std::vector<std::shared_ptr<const Transform>> per_head);
+
     TileRun tiles(int stream, int head) const { return {head_base(stream, head), format_, shape_.head_dim}; }
 
 private:
@@ -53,13 +59,15 @@ private:
         return head_base(stream, head) + size_t(cell / kTileTokens) * tile_bytes_;
     }
 
-    Format     format_;
-    Operand    operand_;
-    StoreShape shape_;
-    size_t     tile_bytes_ = 0, head_bytes_ = 0, bytes_ = 0;
-    uint8_t*   base_   = nullptr;
-    void*      map_    = nullptr; // what base_ lies in
-    size_t     mapped_ = 0;
+    Format                                        format_;
+    Operand                                       operand_;
+    StoreShape                                    shape_;
+    size_t                                        tile_bytes_ = 0, head_bytes_ = 0, bytes_ = 0;
+    std::vector<std::shared_ptr<const Transform>> own_;        // keeps them alive; empty: the default
+    std::vector<const Transform*>                 transforms_; // [n_kv_heads]
+    uint8_t*                                      base_   = nullptr;
+    void*                                         map_    = nullptr; // what base_ lies in
+    size_t                                        mapped_ = 0;
 };
 
 } // namespace tightkv

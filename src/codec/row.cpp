@@ -42,11 +42,13 @@ struct ScalarOps {
 
 } // namespace
 
-RowStatus encode_row(const Format& f, int head_dim, const float* x, CodedRow& row) {
-    return encode<ScalarOps>(f, transform_for(head_dim), x, row);
-}
+RowStatus encode_row(const Format& f, const Transform& t, const float* x, CodedRow& row) { return encode<ScalarOps>(f, t, x, row); }
+void      decode_row(const Format& f, const Transform& t, const CodedRow& row, float* x) { decode<ScalarOps>(f, t, row, x); }
 
-void decode_row(const Format& f, int head_dim, const CodedRow& row, float* x) { decode<ScalarOps>(f, transform_for(head_dim), row, x); }
+RowStatus encode_row(const Format& f, int head_dim, const float* x, CodedRow& row) {
+    return encode_row(f, transform_for(head_dim), x, row);
+}
+void decode_row(const Format& f, int head_dim, const CodedRow& row, float* x) { decode_row(f, transform_for(head_dim), row, x); }
 
 void pack_row(const Format& f, int head_dim, const CodedRow& row, uint8_t* bytes) {
     bytes[0]      = static_cast<uint8_t>(row.scale & 0xff);

@@ -10,13 +10,15 @@
 // An all-zero row is all zero bytes, and so is a row too small for an fp16 scale and a refused one.
 //
 // encode is a projection: encode(f16(decode(row))) == row bit for bit, as long as the decoded values are finite in f16 and
-// the scale is no subnormal fp16. The encoder makes sure itself: it re-encodes what it would decode to and keeps the result
-// of that, until nothing changes (almost every row is stable at once).
+// the scale is no subnormal fp16 (with a mean: as long as f16 holds rows of its size to better than a cell of the codebook). The encoder
+// makes sure itself: it re-encodes what it would decode to and keeps the result of that, until nothing changes (almost every row is stable
+// at once).
 #pragma once
 #include <cstddef>
 #include <cstdint>
 
 #include "codec/format.h"
+#include "codec/transform.h"
 
 namespace tightkv {
 
@@ -33,6 +35,9 @@ struct CodedRow {
 };
 
 // Scalar reference; the cpu/ encoders give the same bits. x: [d], not f16 format. Thread-safe.
+RowStatus encode_row(const Format& f, const Transform& t, const float* x, CodedRow& row);
+void      decode_row(const Format& f, const Transform& t, const CodedRow& row, float* x);
+// With the transform that every model has without a profile.
 RowStatus encode_row(const Format& f, int head_dim, const float* x, CodedRow& row);
 void      decode_row(const Format& f, int head_dim, const CodedRow& row, float* x);
 

@@ -11,22 +11,13 @@
 
 #include "base/half.h"
 #include "codec/codebook_tables.h"
+#include "codec/rotate.h"
 #include "codec/row.h"
 #include "codec/stable_range.h"
 #include "codec/transform.h"
 
 namespace tightkv {
 namespace { // one copy per ISA: never merged by the linker
-
-template <class Ops> void forward(const Transform& t, float* x) {
-    int at = 0;
-    for (int n : t.blocks()) Ops::hadamard(x + at, n, t.pre() + at, t.post() + at), at += n;
-}
-
-template <class Ops> void inverse(const Transform& t, float* y) {
-    int at = 0;
-    for (int n : t.blocks()) Ops::hadamard(y + at, n, t.post() + at, t.pre() + at), at += n;
-}
 
 inline float largest_magnitude(const float* x, int d) { // NaN gives NaN
     uint32_t top = 0;                                   // magnitudes of floats order like their bits
@@ -78,7 +69,8 @@ template <class Ops> void decode(const Format& f, const Transform& t, const Code
 }
 
 template <class Ops> RowStatus encode_once(const Format& f, const Transform& t, float* x, CodedRow& row, int32_t& level_norm2) {
-    const int   d   = t.head_dim();
+    const int d = t.head_dim();
+    subtract_mean(t, x); // of finite values; a difference that overflows is refused like any other
     const float top = largest_magnitude(x, d);
     if (!(top < __builtin_inff())) {
         std::memset(row.codes, 0, d), row.scale = 0;
@@ -91,7 +83,7 @@ template <class Ops> RowStatus encode_once(const Format& f, const Transform& t, 
     }
     RowStatus status = RowStatus::kOk;
     if (top != 0) {
-        forward<Ops>(t, x);
+        rotate<Ops>(t, x);
         status = code_row<Ops>(f, d, x, exponent, row, level_norm2);
     }
     if (top == 0 || row.scale == 0) std::memset(row.codes, 0, d), row.scale = 0;
@@ -102,12 +94,13 @@ template <class Ops> RowStatus encode_once(const Format& f, const Transform& t, 
 // re-encoded, every value lies at level * unit * sqrt(d)/(unit |level|) of the row's deviation, off by the f16 rounding of the decoded row,
 // which is at most 2^-11 of the row's norm, plus as much again of 4 deviations for the norm itself (codes above that saturate). If that
 // leaves every level in its cell, a range of |level|² that is tabled, the codes repeat. The scale repeats if the norm of the rounded row,
-// give or take the rounding of f32 sums, gives it.
+// give or take the rounding of f32 sums, gives it. A mean or a dense matrix changes what f16 does to a row: no cheap answer then.
 template <class Ops> bool surely_stable(const Format& f, const Transform& t, const CodedRow& row, int32_t level_norm2, float* work) {
     const int         d     = t.head_dim();
     const StableRange range = stable_range(f.bits, d);
     const float       s     = half_to_float(row.scale);
-    if (level_norm2 < range.least || level_norm2 > range.most || !(s > 0x1p-10f && s < 1024.0f)) return false; // f16 over- and underflow
+    if (!t.plain() || level_norm2 < range.least || level_norm2 > range.most || !(s > 0x1p-10f && s < 1024.0f))
+        return false; // f16 over- and underflow
     decode<Ops>(f, t, row, work);
     Ops::round_to_half(work, d);
     const float scale = std::sqrt(Ops::sum_squares(work, d)) / (codebook(f.bits).unit * std::sqrt(static_cast<float>(level_norm2)));

@@ -7,6 +7,7 @@
 #include <mutex>
 
 #include "codec/format.h"
+#include "codec/rotate.h"
 
 namespace tightkv {
 
@@ -34,7 +35,19 @@ void fwht(float* x, int n) {
             }
 }
 
-Transform::Transform(int head_dim) : head_dim_(head_dim) {
+namespace {
+
+struct ScalarRotation {
+    static void hadamard(float* x, int n, const float* before, const float* after) {
+        for (int i = 0; i < n; i++) x[i] *= before[i];
+        fwht(x, n);
+        for (int i = 0; i < n; i++) x[i] *= after[i];
+    }
+};
+
+} // namespace
+
+Transform::Transform(int head_dim, std::vector<float> mean) : head_dim_(head_dim), mean_(std::move(mean)) {
     for (int rest = head_dim, n = kMaxHeadDim; rest > 0; n /= 2)
         if (n <= rest) blocks_.push_back(n), rest -= n;
     for (int i = 0; i < head_dim; i++) pre_.push_back(sign(i, 0));
@@ -43,17 +56,20 @@ Transform::Transform(int head_dim) : head_dim_(head_dim) {
         for (int end = i + n; i < end; i++) post_.push_back(sign(i, 1) / std::sqrt(static_cast<float>(n)));
 }
 
-void Transform::forward(float* x) const {
-    for (int i = 0; i < head_dim_; i++) x[i] *= pre_[i];
-    for (int b = 0, i = 0; b < static_cast<int>(blocks_.size()); i += blocks_[b++]) fwht(x + i, blocks_[b]);
-    for (int i = 0; i < head_dim_; i++) x[i] *= post_[i];
+Transform::Transform(int head_dim, std::vector<float> mean, std::span<const float> matrix, std::span<const float> inverse)
+    : Transform(head_dim, std::move(mean)) {
+    const size_t d = static_cast<size_t>(head_dim);
+    query_columns_.assign(inverse.begin(), inverse.end()); // transposed twice
+    columns_.resize(d * d), inverse_columns_.resize(d * d);
+    for (size_t i = 0; i < d; i++)
+        for (size_t j = 0; j < d; j++) columns_[j * d + i] = matrix[i * d + j], inverse_columns_[j * d + i] = inverse[i * d + j];
 }
 
-void Transform::inverse(float* y) const {
-    for (int i = 0; i < head_dim_; i++) y[i] *= post_[i];
-    for (int b = 0, i = 0; b < static_cast<int>(blocks_.size()); i += blocks_[b++]) fwht(y + i, blocks_[b]);
-    for (int i = 0; i < head_dim_; i++) y[i] *= pre_[i];
-}
+// The scalar reference shares the order of operations with every ISA: row_encode.h.
+void Transform::forward(float* x) const { tightkv::forward<ScalarRotation>(*this, x); }
+void Transform::inverse(float* y) const { tightkv::inverse<ScalarRotation>(*this, y); }
+void Transform::query(float* q) const { tightkv::query<ScalarRotation>(*this, q); }
+void Transform::output(float* o) const { tightkv::output<ScalarRotation>(*this, o); }
 
 const Transform& transform_for(int head_dim) {
     static std::array<std::once_flag, kMaxHeadDim / 32 + 1>                   made;

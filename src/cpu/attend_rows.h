@@ -69,6 +69,7 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
         Fv m, top, l; // as in attend_tiles.h, per row
         Fv step;      // query step * unit of the codebook * scale of the scores
         Iv minus;     // -kOffsetK Σ q8
+        Fv offset;    // AttendArgs::offset
     };
 
     // rows [n][d] -> [d] vectors; rows that are not there are zero.
@@ -217,8 +218,9 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
     }
 
     // Score of token t in units of log2: soft-cap, mask terms, and -inf for what a row does not see.
-    static Fv visible_score(const AttendArgs& a, const View& view, Fv x, const float* terms, int t) {
+    static Fv visible_score(const AttendArgs& a, const View& view, Fv x, Fv offset, const float* terms, int t) {
         if (a.softcap != 0) {
+            x += offset;
             for (int i = 0; i < kLanes; i++) x[i] = std::tanh(x[i] / a.softcap);
             x = x * (a.softcap * kLog2E);
         }
@@ -244,7 +246,7 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
             top *= step; // a step is never negative
         } else {
             for (int t = 0; t < view.last; t++) {
-                const Fv x = visible_score(a, view, load(scores + t * kLanes) * splat(k_scale[t]) * s.step, terms, t);
+                const Fv x = visible_score(a, view, load(scores + t * kLanes) * splat(k_scale[t]) * s.step, s.offset, terms, t);
                 store(scores + t * kLanes, x);
                 top = larger(top, x);
             }
@@ -303,7 +305,8 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
             to_lanes(a.q + static_cast<size_t>(r0) * dk, rows, dk, at.qt);
             prepare_query(at.qt, dk, at.q + n * q_size, s[n]);
             s[n].step *= scale;
-            s[n].m = splat(kNegInf), s[n].l = Fv{};
+            s[n].m = splat(kNegInf), s[n].l = Fv{}, s[n].offset = Fv{};
+            for (int i = 0; a.offset && i < rows; i++) s[n].offset[i] = a.offset[r0 + i];
             for (int i = 0; i < rows; i++) s[n].m[i] = state.m[r0 + i] * kLog2E, s[n].l[i] = state.l[r0 + i];
             s[n].top = s[n].m;
             to_lanes(state.o + static_cast<size_t>(r0) * dv, rows, dv, at.o + static_cast<size_t>(n) * dv * kLanes);

@@ -143,12 +143,12 @@ template <class Isa> struct Attention : Vectors<Isa> {
     // Scores of one row (dots; times factor per key, plus terms) -> weights 2^(score - m). Returns the largest score; -inf: the row sees
     // nothing of the tile and the weights are not set.
     template <bool Terms> static float row_weights(const AttendArgs& a, const float* dots, const float* factor, const float* terms,
-                                                   RowState& s, float* o, Fv* weights) {
+                                                   float offset, RowState& s, float* o, Fv* weights) {
         Fv top = splat(kNegInf);
         for (int i = 0; i < kVectors; i++) {
             Fv x = load(dots + i * kLanes) * load(factor + i * kLanes);
             if (a.softcap != 0) {
-                x = x / a.softcap;
+                x = (x + offset) / a.softcap;
                 for (int k = 0; k < kLanes; k++) x[k] = std::tanh(x[k]);
                 x = x * (a.softcap * kLog2E);
             }
@@ -228,10 +228,11 @@ template <class Isa> struct Attention : Vectors<Isa> {
                 float* const dots = sc + r * kTileTokens;
                 float* const o    = s.o + static_cast<size_t>(r) * dv;
                 if (r > first && !same_view(r)) view = view_tile(a, r, begin, terms);
-                Fv    w[kVectors];
-                float top = kNegInf;
-                if (r >= first && view == View::kOpen) top = row_weights<false>(a, dots, factor, terms, state[r], o, w);
-                else if (r >= first && view == View::kTerms) top = row_weights<true>(a, dots, factor, terms, state[r], o, w);
+                const float offset = a.offset ? a.offset[r] : 0.0f;
+                Fv          w[kVectors];
+                float       top = kNegInf;
+                if (r >= first && view == View::kOpen) top = row_weights<false>(a, dots, factor, terms, offset, state[r], o, w);
+                else if (r >= first && view == View::kTerms) top = row_weights<true>(a, dots, factor, terms, offset, state[r], o, w);
                 if (top == kNegInf)
                     for (Fv& x : w) x = Fv{};
                 else live |= !(top < state[r].top + sparse);

@@ -115,6 +115,6 @@ struct Avx2Ops {
 
 } // namespace
 
-const WriteEntries avx2_write = {encode<Avx2Ops>, decode<Avx2Ops>, forward<Avx2Ops>, inverse<Avx2Ops>};
+const WriteEntries avx2_write = {encode<Avx2Ops>, decode<Avx2Ops>, forward<Avx2Ops>, inverse<Avx2Ops>, query<Avx2Ops>, output<Avx2Ops>};
 
 } // namespace tightkv

@@ -9,6 +9,8 @@ struct WriteEntries {
     decltype(KernelTable::decode)  decode;
     decltype(KernelTable::forward) forward;
     decltype(KernelTable::inverse) inverse;
+    decltype(KernelTable::query)   query;
+    decltype(KernelTable::output)  output;
 };
 
 extern const WriteEntries avx2_write, avx512_write, neon_write;

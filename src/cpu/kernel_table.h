@@ -37,9 +37,12 @@ struct AttendArgs {
     int     begin = 0, end = 0;
     int     rows = 0;
     // Queries in the domain of the keys (transformed unless K is f16), not yet scaled: [rows][k.head_dim].
-    const float*       q         = nullptr;
-    float              scale     = 1.0f;
-    float              softcap   = 0.0f; // 0: none; else score = softcap * tanh(scale * q.k / softcap)
+    const float* q       = nullptr;
+    float        scale   = 1.0f;
+    float        softcap = 0.0f; // 0: none; else score = softcap * tanh(scale * q.k / softcap)
+    // Added to scale * q.k before the soft cap, [rows]: what the keys' mean adds to all scores of a row, which only a soft cap can see.
+    // Null without a soft cap or a mean.
+    const float*       offset    = nullptr;
     MaskType           mask_type = MaskType::kNone;
     const void* const* mask      = nullptr; // [rows] -> value of token 0; added after slope
     const float*       slope     = nullptr; // [rows] ALiBi factor of the mask value; null: 1
@@ -62,9 +65,12 @@ struct KernelTable {
     RowStatus (*encode)(const Format& f, const Transform& t, const float* x, CodedRow& row);
     // Back: codes and scale -> row, x: [head_dim]; bit-exact too.
     void (*decode)(const Format& f, const Transform& t, const CodedRow& row, float* x);
-    // T x and T^-1 y in place, [head_dim].
+    // T x and T^-1 y in place, with the mean: [head_dim].
     void (*forward)(const Transform& t, float* x);
     void (*inverse)(const Transform& t, float* y);
+    // Without: queries of keys and weighted sums of values (codec/transform.h).
+    void (*query)(const Transform& t, float* q);
+    void (*output)(const Transform& t, float* o);
     // Read path, up to kMaxDecodeRows rows: integer dot products on the packed codes, one unpack for all rows.
     // Operands without a codebook (turbo8, f16) are expanded to f32 instead. scratch: attend_scratch() floats, 64-byte aligned.
     void (*attend_decode)(const AttendArgs& a, const AttendState& s, float* scratch);

@@ -284,13 +284,9 @@ struct Neon {
 } // namespace
 
 const KernelTable& neon_kernels() {
-    static const KernelTable table = {"neon",
-                                      neon_write.encode,
-                                      neon_write.decode,
-                                      neon_write.forward,
-                                      neon_write.inverse,
-                                      Attention<Neon>::decode,
-                                      Attention<Neon>::batched};
+    static const KernelTable table = {
+        "neon",           neon_write.encode, neon_write.decode,       neon_write.forward,      neon_write.inverse,
+        neon_write.query, neon_write.output, Attention<Neon>::decode, Attention<Neon>::batched};
     return table;
 }
 

@@ -104,6 +104,6 @@ struct NeonOps {
 
 } // namespace
 
-const WriteEntries neon_write = {encode<NeonOps>, decode<NeonOps>, forward<NeonOps>, inverse<NeonOps>};
+const WriteEntries neon_write = {encode<NeonOps>, decode<NeonOps>, forward<NeonOps>, inverse<NeonOps>, query<NeonOps>, output<NeonOps>};
 
 } // namespace tightkv

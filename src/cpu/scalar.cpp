@@ -10,10 +10,12 @@ namespace {
 
 // ---- write path: codec/row.cpp is the reference itself
 
-RowStatus encode(const Format& f, const Transform& t, const float* x, CodedRow& row) { return encode_row(f, t.head_dim(), x, row); }
-void      decode(const Format& f, const Transform& t, const CodedRow& row, float* x) { decode_row(f, t.head_dim(), row, x); }
+RowStatus encode(const Format& f, const Transform& t, const float* x, CodedRow& row) { return encode_row(f, t, x, row); }
+void      decode(const Format& f, const Transform& t, const CodedRow& row, float* x) { decode_row(f, t, row, x); }
 void      forward(const Transform& t, float* x) { t.forward(x); }
 void      inverse(const Transform& t, float* y) { t.inverse(y); }
+void      query(const Transform& t, float* q) { t.query(q); }
+void      output(const Transform& t, float* o) { t.output(o); }
 
 // ---- read path: key by key in f32, textbook order
 
@@ -33,7 +35,7 @@ void attend(const AttendArgs& a, const AttendState& s, float*) {
             float dot = 0;
             for (int i = 0; i < dk; i++) dot += a.q[static_cast<size_t>(r) * dk + i] * key[i];
             float score = dot * a.scale;
-            if (a.softcap != 0) score = a.softcap * std::tanh(score / a.softcap);
+            if (a.softcap != 0) score = a.softcap * std::tanh((score + (a.offset ? a.offset[r] : 0.0f)) / a.softcap);
             score += bias;
             float* o = s.o + static_cast<size_t>(r) * dv;
             if (score > s.m[r]) {
@@ -53,7 +55,7 @@ void attend(const AttendArgs& a, const AttendState& s, float*) {
 } // namespace
 
 const KernelTable& scalar_kernels() {
-    static constexpr KernelTable table = {"scalar", encode, decode, forward, inverse, attend, attend};
+    static constexpr KernelTable table = {"scalar", encode, decode, forward, inverse, query, output, attend, attend};
     return table;
 }
 
