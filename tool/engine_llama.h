@@ -129,8 +129,9 @@ private:
     CacheChoice                          cache_;
     std::unique_ptr<llama_context, Free> context_;
     int64_t                              cache_bytes_ = 0, native_attention_ = 0;
-    int                                  cache_layers_ = 0;
-    double                               seconds_      = 0;
+    int                                  cache_layers_     = 0;
+    int64_t                              cells_per_stream_ = 0;
+    double                               seconds_          = 0;
 };
 
 // How many threads to compute with where the user did not say: all cores, or half of them where that is clearly faster. (llama.cpp's

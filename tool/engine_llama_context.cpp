@@ -72,11 +72,13 @@ Context::Context(const Model& model, const CacheChoice& cache, const ContextOpti
     for (const HostLog::Cache& c : log.caches) {
         cells += static_cast<double>(c.cells) * c.streams * c.layers;
         cache_layers_ += c.layers;
+        cells_per_stream_ = std::max(cells_per_stream_, static_cast<int64_t>(c.cells));
     }
     if (log.caches.empty()) { // a host whose log reads otherwise
         cache_layers_ = model.n_layer();
         cells         = static_cast<double>(llama_n_ctx(context_.get())) * cache_layers_;
     }
+    if (cells_per_stream_ == 0) cells_per_stream_ = llama_n_ctx(context_.get());
     const double values = cells * model.n_head_kv() * (model.head_dim_k() + model.head_dim_v());
     cache_bytes_ =
         cache.stock ? static_cast<int64_t>(values * stock_bits_per_value(cache.name) / 8) : adapter_counts().cache_bytes - before;
@@ -86,7 +88,7 @@ Context::~Context() = default;
 
 double Context::bits_per_value() const {
     return cache_.stock ? stock_bits_per_value(cache_.name)
-                        : cache_.spec.bits_per_value(cache_layers_, model_.head_dim_k(), model_.head_dim_v());
+                        : cache_.spec.bits_per_value(cache_layers_, model_.head_dim_k(), model_.head_dim_v(), cells_per_stream_);
 }
 
 bool Context::decode(std::span<const BatchToken> tokens) {

@@ -3,6 +3,8 @@
 
 #include <charconv>
 
+#include "cache/exact_slots.h"
+
 namespace tightkv {
 
 namespace {
@@ -27,10 +29,18 @@ Status parse_format(std::string_view word, size_t pos, FormatId& id) {
     return {};
 }
 
-Status parse_count(std::string_view word, size_t pos, int& n) {
+Status parse_count(std::string_view word, size_t pos, int& n, int most = 1000000) {
     const auto [end, ec] = std::from_chars(word.data(), word.data() + word.size(), n);
-    if (ec != std::errc{} || end != word.data() + word.size() || n < 0 || n > 1000000)
-        return at(pos, quoted(word) + " is no count; accepted: 0 to 1000000");
+    if (ec != std::errc{} || end != word.data() + word.size() || n < 0 || n > most)
+        return at(pos, quoted(word) + " is no count; accepted: 0 to " + std::to_string(most));
+    return {};
+}
+
+Status parse_mean(std::string_view word, size_t pos, int& n) {
+    if (Status s = parse_count(word, pos, n); !s.ok()) return s;
+    if (n != 0 && (n < kMinMeanTokens || n > kMaxMeanTokens))
+        return at(pos, quoted(word) + " tokens are no basis for a mean; accepted: 0 (off) or " + std::to_string(kMinMeanTokens) + " to " +
+                           std::to_string(kMaxMeanTokens));
     return {};
 }
 
@@ -49,11 +59,11 @@ Status parse_boundary(std::string_view word, size_t pos, FormatId& id, int& n) {
 }
 
 struct Seen {
-    bool k = false, v = false, first = false, last = false, sparse_v = false;
+    bool k = false, v = false, first = false, last = false, sparse_v = false, sink = false, window = false, mean = false;
 };
 
 Status parse_part(std::string_view part, size_t pos, CacheSpec& spec, Seen& seen) {
-    static constexpr const char* kWords = "accepted: k=, v=, first=, last=, sparse_v=, sink=, window=, profile=";
+    static constexpr const char* kWords = "accepted: k=, v=, first=, last=, sink=, window=, mean=, sparse_v=, profile=";
     const size_t                 eq     = part.find('=');
     if (eq == std::string_view::npos)
         return at(pos, (part.empty() ? std::string("a part is missing") : quoted(part) + " is no KEY=VALUE part") + "; " + kWords);
@@ -74,9 +84,12 @@ Status parse_part(std::string_view part, size_t pos, CacheSpec& spec, Seen& seen
         return parse_threshold(value, vpos, spec.sparse_v);
     }
     if (key == "sink" || key == "window") {
-        int n = 0;
-        if (Status s = parse_count(value, vpos, n); !s.ok()) return s;
-        return at(pos, quoted(key) + " is not in this version", StatusCode::kUnsupported);
+        if (Status s = once(key == "sink" ? seen.sink : seen.window); !s.ok()) return s;
+        return parse_count(value, vpos, key == "sink" ? spec.sink : spec.window, kMaxExactRows);
+    }
+    if (key == "mean") {
+        if (Status s = once(seen.mean); !s.ok()) return s;
+        return parse_mean(value, vpos, spec.mean);
     }
     if (key == "profile") {
         if (value.empty()) return at(vpos, "a file name is missing");
@@ -125,6 +138,9 @@ std::string CacheSpec::to_string() const {
     std::string s = k == v ? format(k).name : std::string("k=") + format(k).name + ":v=" + format(v).name;
     if (n_first) s += std::string(":first=") + format(first).name + "x" + std::to_string(n_first);
     if (n_last) s += std::string(":last=") + format(last).name + "x" + std::to_string(n_last);
+    if (sink) s += ":sink=" + std::to_string(sink);
+    if (window) s += ":window=" + std::to_string(window);
+    if (mean) s += ":mean=" + std::to_string(mean);
     if (sparse_v != kDefaultSparseV) {
         char       text[32];
         const auto end = std::to_chars(text, text + sizeof text, sparse_v).ptr; // the shortest text that parses back
@@ -133,11 +149,15 @@ std::string CacheSpec::to_string() const {
     return s;
 }
 
-double CacheSpec::bits_per_value(int n_layers, int head_dim_k, int head_dim_v) const {
-    double bytes = 0;
-    for (int i = 0; i < n_layers; i++)
+double CacheSpec::bits_per_value(int n_layers, int head_dim_k, int head_dim_v, int64_t n_cells) const {
+    if (n_layers < 1) return 0.0;
+    const double values = head_dim_k + head_dim_v;
+    double       bytes  = 0; // per cell and KV head
+    for (int i = 0; i < n_layers; i++) {
         bytes += static_cast<double>(format(k_of(i, n_layers)).row_bytes(head_dim_k) + format(v_of(i, n_layers)).row_bytes(head_dim_v));
-    return n_layers > 0 ? 8.0 * bytes / (static_cast<double>(n_layers) * (head_dim_k + head_dim_v)) : 0.0;
+        if (exact_rows(i, n_layers) && n_cells > 0) bytes += 2 * values * exact_slots(sink, window, n_cells) / static_cast<double>(n_cells);
+    }
+    return 8.0 * bytes / (n_layers * values);
 }
 
 } // namespace tightkv

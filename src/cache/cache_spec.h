@@ -2,10 +2,12 @@
 //
 //   spec   = format | part (":" part)*          e.g. turbo3   k=turbo4:v=turbo3   k=turbo4:v=turbo3:first=f16x2:last=turbo8x2
 //   part   = "k=" format | "v=" format | "first=" format "x" count | "last=" format "x" count
-//          | "sparse_v=" threshold | "sink=" count | "window=" count | "profile=" file
+//          | "sink=" count | "window=" count | "mean=" tokens | "sparse_v=" threshold | "profile=" file
 // first/last name the format of K and V of boundary layers, counted over the layers that have a KV cache.
 // sparse_v: values of a tile are left out when every weight in it is below this part of the largest one so far; 0 turns that off.
-// sink, window, profile and the trellis formats (turbo2t, turbo3t, turbo4t) are part of the grammar; this version
+// sink/window: rows kept in f16 beside the codes, the first positions of every sequence and the newest rows (exact_rows.h).
+// mean: the mean of the keys is measured on this many tokens and taken off from then on (self_calibration.h); 0: none.
+// profile and the trellis formats (turbo2t, turbo3t, turbo4t) are part of the grammar; this version
 // recognises them and refuses them by name.
 #pragma once
 #include <string>
@@ -17,11 +19,15 @@
 namespace tightkv {
 
 inline constexpr float kDefaultSparseV = 1e-6f;
+inline constexpr int   kMaxExactRows   = 4096; // sink and window, each
+inline constexpr int   kMinMeanTokens = 16, kMaxMeanTokens = 4096;
 
 struct CacheSpec {
     FormatId k = FormatId::turbo4, v = FormatId::turbo4;
     FormatId first = FormatId::f16, last = FormatId::f16;
     int      n_first = 0, n_last = 0;
+    int      sink = 0, window = 0;
+    int      mean     = 0;
     float    sparse_v = kDefaultSparseV;
 
     // Format of layer `index` among `n_layers` layers with a KV cache.
@@ -30,8 +36,13 @@ struct CacheSpec {
 
     // Canonical text; parses back to the same specification.
     std::string to_string() const;
-    // Mean bits per value including scales, over all layers, for K and V of these head_dims.
-    double bits_per_value(int n_layers, int head_dim_k, int head_dim_v) const;
+    // Exact rows are kept where anything is compressed.
+    bool exact_rows(int index, int n_layers) const {
+        return (sink > 0 || window > 0) && !(k_of(index, n_layers) == FormatId::f16 && v_of(index, n_layers) == FormatId::f16);
+    }
+    // Mean bits per value including scales, over all layers, for K and V of these head_dims; with the exact rows' table of a cache of
+    // n_cells cells shared out over them.
+    double bits_per_value(int n_layers, int head_dim_k, int head_dim_v, int64_t n_cells) const;
 
     bool operator==(const CacheSpec&) const = default;
 

@@ -36,7 +36,9 @@ size_t KvCache::bytes() const {
     return n;
 }
 
-double KvCache::bits_per_value() const { return spec_.bits_per_value(shape_.n_layers, shape_.head_dim_k, shape_.head_dim_v); }
+double KvCache::bits_per_value() const {
+    return spec_.bits_per_value(shape_.n_layers, shape_.head_dim_k, shape_.head_dim_v, shape_.n_cells);
+}
 
 void KvCache::clear() {
     for (Layer& l : layers_) l.k->clear(), l.v->clear();

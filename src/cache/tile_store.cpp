@@ -27,14 +27,18 @@ Status TileStore::create(const Format& f, Operand op, const StoreShape& s, std::
         return invalid_argument("a cache needs at least one stream, one KV head and one cell");
     std::unique_ptr<TileStore> store(new TileStore(f, op, s));
     const auto                 tiles = static_cast<uint64_t>(s.n_cells / kTileTokens + (s.n_cells % kTileTokens != 0));
-    if (__builtin_mul_overflow(store->tile_bytes_, tiles, &store->head_bytes_) ||
+    // f16 rows take what they take; kernels read whole tiles, so the last head has one to spare (never touched, never committed).
+    const size_t row_bytes = f.transformed() ? 0 : f.row_bytes(s.head_dim);
+    const auto   cells     = static_cast<uint64_t>(s.n_cells);
+    if ((row_bytes ? __builtin_mul_overflow(row_bytes, cells, &store->head_bytes_)
+                   : __builtin_mul_overflow(store->tile_bytes_, tiles, &store->head_bytes_)) ||
         __builtin_mul_overflow(store->head_bytes_, static_cast<size_t>(s.n_kv_heads), &store->bytes_) ||
         __builtin_mul_overflow(store->bytes_, static_cast<size_t>(s.n_streams), &store->bytes_) || store->bytes_ > PTRDIFF_MAX - kHugePage)
         return {StatusCode::kOutOfMemory, "no memory for a cache of " + std::to_string(s.n_cells) + " cells"};
     // Anonymous memory is zero, and zero bytes are zero rows: nothing is touched before it is written.
     // From the size of a huge page on, tiles start on one and the system may use them.
     const size_t huge = store->bytes_ >= kHugePage ? kHugePage : 0;
-    store->mapped_    = store->bytes_ + huge;
+    store->mapped_    = store->bytes_ + huge + (row_bytes ? store->tile_bytes_ : 0);
     void* p           = mmap(nullptr, store->mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) return {StatusCode::kOutOfMemory, "no memory for a cache of " + std::to_string(store->bytes_) + " bytes"};
     store->map_  = p;
@@ -51,6 +55,24 @@ TileStore::~TileStore() {
 void TileStore::set_transforms(std::vector<std::shared_ptr<const Transform>> per_head) {
     own_ = std::move(per_head);
     for (size_t h = 0; h < own_.size(); h++) transforms_[h] = own_[h].get();
+}
+
+void TileStore::recode(std::vector<std::shared_ptr<const Transform>> per_head, int64_t n) {
+    const int d = shape_.head_dim;
+    float     x[kMaxHeadDim];
+    CodedRow  coded;
+    for (int s = 0; format_.transformed() && s < shape_.n_streams; s++)
+        for (int h = 0; h < shape_.n_kv_heads; h++)
+            for (int64_t c = 0; c < std::min(n, shape_.n_cells); c++) {
+                uint8_t* const tile  = tile_of(s, h, c);
+                const int      token = static_cast<int>(c % kTileTokens);
+                if (tile_scales(format_, d, tile)[token] == 0) continue; // never written, or nothing to keep
+                tile_get(format_, operand_, d, tile, token, coded);
+                kernels().decode(format_, transform(h), coded, x);
+                (void)kernels().encode(format_, *per_head[static_cast<size_t>(h)], x, coded);
+                tile_put(format_, operand_, d, tile, token, coded);
+            }
+    set_transforms(std::move(per_head));
 }
 
 // f16 rows follow the rules of the others: NaN and Inf are refused, what is too large is held at the largest value.

@@ -49,6 +49,9 @@ public:
     const Transform& transform(int head) const { return *transforms_[static_cast<size_t>(head)]; }
     void             set_transforms(std::vector<std::shared_ptr<const Transform>> per_head);
 
+    // Other transforms for the rows that are there, cells [0, n) of every stream: decoded with the old, coded with the new.
+    void recode(std::vector<std::shared_ptr<const Transform>> per_head, int64_t n);
+
     TileRun tiles(int stream, int head) const { return {head_base(stream, head), format_, shape_.head_dim}; }
 
 private:

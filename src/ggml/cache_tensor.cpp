@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/half.h"
+#include "ggml/exact_cache.h"
 #include "ggml/kv_buffer.h"
 #include "ggml/stats.h"
 
@@ -27,20 +28,26 @@ int64_t likely_head_dim(int64_t n_embd) {
 
 } // namespace
 
-CacheTensor::CacheTensor(const ggml_tensor* t, Operand op, const Format& f, float sparse_v)
-    : n_embd_(t->ne[0]), n_cells_(t->ne[1]), n_streams_(t->ne[2] * t->ne[3]), address_(t->data), name_(t->name), operand_(op), format_(f),
-      sparse_v_(sparse_v) {}
+CacheTensor::CacheTensor(const ggml_tensor* t, Operand op, const TensorPlan& plan)
+    : n_embd_(t->ne[0]), n_cells_(t->ne[1]), n_streams_(t->ne[2] * t->ne[3]), address_(t->data), name_(t->name), operand_(op), plan_(plan),
+      calibration_(op == Operand::K && plan.format.transformed() ? plan.mean_tokens : 0) {}
 
-CacheTensor::~CacheTensor() {
-    if (store_) stats().cache_bytes -= static_cast<int64_t>(store_->bytes());
+CacheTensor::~CacheTensor() { drop_stores(); }
+
+// Out of the books and out of memory.
+void CacheTensor::drop_stores() {
+    for (std::unique_ptr<TileStore>* s : {&store_, &exact_})
+        if (*s) stats().cache_bytes -= static_cast<int64_t>((*s)->bytes()), s->reset();
 }
 
 size_t CacheTensor::packed_bytes() const {
-    if (store_) return store_->bytes();
+    if (store_) return store_->bytes() + (exact_ ? exact_->bytes() : 0);
     if (mode_ == CacheMode::kPlain) return static_cast<size_t>(n_embd_ * n_cells_ * n_streams_) * 2;
     const int64_t d = likely_head_dim(n_embd_);
-    return tile_bytes(format_, static_cast<int>(d)) *
-           static_cast<size_t>(n_embd_ / d * ((n_cells_ + kTileTokens - 1) / kTileTokens) * n_streams_);
+    const auto    n = static_cast<size_t>(n_embd_ / d * n_streams_);
+    if (!plan_.format.transformed()) return n * static_cast<size_t>((n_cells_ + plan_.exact_slots) * d) * 2;
+    return n * (tile_bytes(plan_.format, static_cast<int>(d)) * static_cast<size_t>((n_cells_ + kTileTokens - 1) / kTileTokens) +
+                static_cast<size_t>(plan_.exact_slots * d) * 2);
 }
 
 void CacheTensor::learn_head_dim(int64_t d) {
@@ -56,8 +63,14 @@ void CacheTensor::learn_head_dim(int64_t d) {
     StoreShape shape;
     shape.n_streams = static_cast<int>(n_streams_), shape.n_kv_heads = static_cast<int>(n_embd_ / d), shape.head_dim = static_cast<int>(d),
     shape.n_cells = n_cells_;
-    std::unique_ptr<TileStore> fresh;
-    if (const Status s = TileStore::create(format_, operand_, shape, fresh); !s.ok()) {
+    std::unique_ptr<TileStore> fresh, table;
+    Status                     s = TileStore::create(plan_.format, operand_, shape, fresh);
+    if (s.ok() && plan_.exact_slots > 0) {
+        StoreShape slots = shape;
+        slots.n_cells    = plan_.exact_slots;
+        s                = TileStore::create(tightkv::format(FormatId::f16), operand_, slots, table);
+    }
+    if (!s.ok()) {
         if (store_) return;
         say_once("cache left to the host as f16: " + s.message());
         mode_ = CacheMode::kPlain;
@@ -66,15 +79,15 @@ void CacheTensor::learn_head_dim(int64_t d) {
     if (store_) { // rows were written before any graph told us the head_dim: carry them over
         std::vector<float> x(static_cast<size_t>(n_embd_));
         const int          old_d = store_->shape().head_dim, old_heads = store_->shape().n_kv_heads;
-        for (int s = 0; s < shape.n_streams; s++)
+        for (int stream = 0; stream < shape.n_streams; stream++)
             for (int64_t c = 0; c < n_cells_; c++) {
-                for (int h = 0; h < old_heads; h++) store_->read(s, h, c, x.data() + static_cast<ptrdiff_t>(h) * old_d);
-                for (int h = 0; h < shape.n_kv_heads; h++) (void)fresh->write(s, h, c, x.data() + static_cast<ptrdiff_t>(h) * d);
+                for (int h = 0; h < old_heads; h++) store_->read(stream, h, c, x.data() + static_cast<ptrdiff_t>(h) * old_d);
+                for (int h = 0; h < shape.n_kv_heads; h++) (void)fresh->write(stream, h, c, x.data() + static_cast<ptrdiff_t>(h) * d);
             }
-        stats().cache_bytes -= static_cast<int64_t>(store_->bytes());
+        drop_stores();
     }
-    store_ = std::move(fresh);
-    stats().add_cache_bytes(static_cast<int64_t>(store_->bytes()));
+    store_ = std::move(fresh), exact_ = std::move(table);
+    stats().add_cache_bytes(static_cast<int64_t>(packed_bytes()));
     mode_ = CacheMode::kTiles;
 }
 
@@ -89,8 +102,7 @@ void CacheTensor::make_plain(const std::string& why) {
             store_->read(c.stream, c.head, c.cell, x.data());
             for (float v : x) *out++ = storable_half(v);
         }
-        stats().cache_bytes -= static_cast<int64_t>(store_->bytes());
-        store_.reset();
+        drop_stores();
     }
     mode_ = CacheMode::kPlain;
     say_once(why);
@@ -125,13 +137,11 @@ void CacheTensor::read(size_t offset, void* dst, size_t size) {
         return;
     }
     const size_t row_bytes = static_cast<size_t>(head_dim()) * 2;
-    float        x[kMaxHeadDim];
     uint16_t     half[kMaxHeadDim];
     for (size_t at = offset, end = offset + size; at < end;) {
         const size_t row = at / row_bytes, from = at % row_bytes, n = std::min(end - at, row_bytes - from);
         const Cell   c = cell_of(static_cast<int64_t>(row));
-        store_->read(c.stream, c.head, c.cell, x);
-        for (int i = 0; i < head_dim(); i++) half[i] = storable_half(x[i]);
+        read_halves(c, half);
         std::memcpy(static_cast<char*>(dst) + (at - offset), reinterpret_cast<const char*>(half) + from, n);
         at += n;
         stats().rows_read++;
@@ -151,19 +161,63 @@ void CacheTensor::write(size_t offset, const void* src, size_t size) {
         const size_t row = at / row_bytes, from = at % row_bytes, n = std::min(end - at, row_bytes - from);
         const Cell   c = cell_of(static_cast<int64_t>(row));
         if (n < row_bytes) { // part of a row: the rest stays
-            store_->read(c.stream, c.head, c.cell, x);
-            for (int i = 0; i < head_dim(); i++) half[i] = storable_half(x[i]);
+            read_halves(c, half);
         }
         std::memcpy(reinterpret_cast<char*>(half) + from, static_cast<const char*>(src) + (at - offset), n);
         for (int i = 0; i < head_dim(); i++) x[i] = half_to_float(half[i]);
         write_row(c, x);
+        if (const int slot = exact_slot(c); slot >= 0)
+            exact_->write_canonical(c.stream, c.head, slot, reinterpret_cast<const uint8_t*>(half));
+        if (calibrating()) calibration_.written(c.cell);
         at += n;
         stats().rows_written++;
     }
 }
 
+// The first rows of what is restored are a sequence's first ones, the last its newest: that is how the host saves a sequence.
+void CacheTensor::restore(size_t offset, const void* src, size_t size) {
+    write(offset, src, size);
+    const size_t cell_bytes = static_cast<size_t>(n_embd_) * 2;
+    if (!exact_ || offset % cell_bytes || size % cell_bytes) return;
+    const auto  n = static_cast<int64_t>(size / cell_bytes), first = static_cast<int64_t>(offset / cell_bytes);
+    ExactCache& exact  = *plan_.exact;
+    const bool  begins = !exact.has_offers(*this);
+    for (int64_t i = 0; i < n; i++) {
+        const bool sink = begins && i < exact.n_sink();
+        if (sink || i >= n - exact.n_window())
+            exact.offer(*this, static_cast<int>((first + i) / n_cells_), (first + i) % n_cells_, sink,
+                        static_cast<const uint16_t*>(src) + i * n_embd_);
+    }
+}
+
 void CacheTensor::clear() {
     if (store_) store_->clear();
+    calibration_.clear();
+}
+
+int CacheTensor::exact_slot(const Cell& c) const { return exact_ ? plan_.exact->slot_of(c.stream, c.cell) : -1; }
+
+// A row as the host would have it: [head_dim] f16.
+void CacheTensor::read_halves(const Cell& c, uint16_t* half) const {
+    if (const int slot = exact_slot(c); slot >= 0) {
+        exact_->read_canonical(c.stream, c.head, slot, reinterpret_cast<uint8_t*>(half));
+        return;
+    }
+    float x[kMaxHeadDim];
+    store_->read(c.stream, c.head, c.cell, x);
+    for (int i = 0; i < head_dim(); i++) half[i] = storable_half(x[i]);
+}
+
+void CacheTensor::calibrate(const ggml_tensor* rows, const ggml_tensor* cells, int64_t first) {
+    std::vector<float> x(static_cast<size_t>(n_embd_));
+    for (int64_t i = 0; i < rows->ne[1]; i++) {
+        const int64_t cell = first + row_index(cells, i);
+        if (cell < 0 || cell >= n_cells_ * n_streams_) return; // write_rows() will say so
+        std::memcpy(x.data(), static_cast<const char*>(rows->data) + static_cast<size_t>(i) * rows->nb[1], x.size() * sizeof(float));
+        calibration_.observe(*store_, static_cast<int>(cell / n_cells_), cell % n_cells_, plan_.exact->position(static_cast<size_t>(i)),
+                             x.data());
+    }
+    if (calibration_.update(*store_)) stats().means_measured++;
 }
 
 } // namespace tightkv

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "ggml/cache_ops.h"
+#include "ggml/exact_cache.h"
 #include "ggml/guard.h"
 #include "ggml/hooks.h"
 #include "ggml/stats.h"
@@ -21,6 +22,7 @@ struct Job {
     ggml_op           op{};
     int32_t           params[GGML_MAX_OP_PARAMS / sizeof(int32_t)];
     Way               way{};
+    bool              shared_first_step = false; // of a write: prepare_rows() has something to do
     AttentionJob      attention;
     std::atomic<int>  stage{0}; // 0 fresh, 1 being prepared, 2 ready, 3 failed
     std::atomic<bool> failed{false};
@@ -53,6 +55,7 @@ bool prepared(Job& job, int n_threads) {
     int fresh = 0;
     if (job.stage.compare_exchange_strong(fresh, 1, std::memory_order_acq_rel)) {
         const bool ok = guarded(false, [&] { // whatever happens, the others are waiting and must be told
+            if (job.way == Way::kWrite) return prepare_rows(job.node), true;
             const Status s = prepare_attention(job.node, job.params, n_threads, job.attention);
             if (!s.ok()) job.why = s.message();
             return s.ok();
@@ -70,7 +73,9 @@ void run_job(ggml_tensor*, int thread, int n_threads, void* user) {
     Job& job = *static_cast<Job*>(user);
     try {
         switch (job.way) {
-        case Way::kWrite: write_rows(job.node, thread, n_threads); break;
+        case Way::kWrite:
+            if (!job.shared_first_step || prepared(job, n_threads)) write_rows(job.node, thread, n_threads);
+            break;
         case Way::kAttend:
             if (prepared(job, n_threads)) job.attention.run();
             break;
@@ -166,6 +171,7 @@ public:
     void apply(ggml_cgraph* graph) {
         const int n = ggml_graph_n_nodes(graph);
         for (int i = 0; i < n; i++) observe(ggml_graph_node(graph, i));
+        begin_batches(graph);
         for (int i = 0; i < n; i++) {
             ggml_tensor* t = ggml_graph_node(graph, i);
             if (is_view_op(t->op) || ggml_is_empty(t)) continue;
@@ -202,6 +208,23 @@ private:
         static thread_local std::vector<std::unique_ptr<Job>> jobs;
         return jobs;
     }
+    // Caches that keep exact rows, or still measure the keys' mean, must know which tokens are coming.
+    static void begin_batches(ggml_cgraph* graph) {
+        struct Batch {
+            ExactCache*               cache;
+            std::vector<ggml_tensor*> writes;
+        };
+        std::vector<Batch> batches;
+        for (int i = 0; i < ggml_graph_n_nodes(graph); i++) {
+            ggml_tensor* const t = ggml_graph_node(graph, i);
+            if (t->op != GGML_OP_SET_ROWS || !can_write_rows(t) || !tiles_of(t)->exact_cache()) continue;
+            ExactCache* const cache = tiles_of(t)->exact_cache();
+            auto              at    = std::find_if(batches.begin(), batches.end(), [cache](const Batch& b) { return b.cache == cache; });
+            if (at == batches.end()) at = batches.insert(at, Batch{cache, {}});
+            at->writes.push_back(t);
+        }
+        for (const Batch& b : batches) b.cache->begin_graph(b.writes, tensors_of_buffer(b.writes.front()));
+    }
     void rewrite(ggml_tensor* t) {
         if (n_jobs_ == 0)
             announce(tiles_of(t) ? t : *std::find_if(std::begin(t->src), std::end(t->src), [](const ggml_tensor* s) {
@@ -212,6 +235,7 @@ private:
         job.node = t, job.op = t->op, job.way = way_of(t);
         std::memcpy(job.params, t->op_params, sizeof job.params);
         job.stage = 0, job.failed = false;
+        job.shared_first_step = job.way == Way::kWrite && (tiles_of(t)->exact() || tiles_of(t)->calibrating());
         (job.way == Way::kWrite ? stats().native_writes : job.way == Way::kAttend ? stats().native_attention : stats().generic_ops)++;
         if (job.way == Way::kGeneric)
             say_once(std::string("operation ") + ggml_op_name(t->op) + " on a compressed cache runs by way of f16 (correct, slower)");

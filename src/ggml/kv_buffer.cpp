@@ -8,7 +8,9 @@
 #include <cstring>
 #include <map>
 
+#include "cache/exact_slots.h"
 #include "ggml/abi.h"
+#include "ggml/exact_cache.h"
 #include "ggml/guard.h"
 #include "ggml/stats.h"
 
@@ -23,6 +25,7 @@ struct KvBuffer {
     size_t                                              mapped = 0;
     CacheSpec                                           spec;
     std::vector<const ggml_tensor*>                     planned;         // caches to come, in layer order
+    std::unique_ptr<ExactCache>                         exact;           // outlives the caches, which point to it
     std::map<const void*, std::unique_ptr<CacheTensor>> caches;          // by address
     size_t                                              unplaced    = 0; // tensors of all kinds still to come
     size_t                                              plain_bytes = 0; // tensors in here that are no caches of ours
@@ -47,11 +50,15 @@ std::vector<std::string> layer_names(const std::vector<const ggml_tensor*>& cach
     return layers;
 }
 
-const Format& format_of(const ggml_tensor* t, Operand op, const std::vector<std::string>& layers, const CacheSpec& spec) {
+TensorPlan plan_of(const ggml_tensor* t, Operand op, const std::vector<std::string>& layers, const CacheSpec& spec) {
     const char* l = std::strrchr(t->name, '_');
     const auto  i = static_cast<int>(std::find(layers.begin(), layers.end(), l ? l : t->name) - layers.begin());
     const auto  n = static_cast<int>(layers.size());
-    return format(op == Operand::K ? spec.k_of(i, n) : spec.v_of(i, n));
+    TensorPlan  plan{format(op == Operand::K ? spec.k_of(i, n) : spec.v_of(i, n))};
+    plan.sparse_v    = spec.sparse_v;
+    plan.exact_slots = spec.exact_rows(i, n) ? exact_slots(spec.sink, spec.window, t->ne[1]) : 0;
+    plan.mean_tokens = spec.mean;
+    return plan;
 }
 
 // ---- the host's buffer interface
@@ -67,10 +74,13 @@ ggml_status init_tensor(ggml_backend_buffer_t b, ggml_tensor* t) {
         KvBuffer* kv = of(b);
         Operand   op;
         // A copy that the host makes of a cache tensor keeps the name; only those announced before are caches.
-        if (is_cache_tensor(t, &op) && std::find(kv->planned.begin(), kv->planned.end(), t) != kv->planned.end())
-            kv->caches[t->data] =
-                std::make_unique<CacheTensor>(t, op, format_of(t, op, layer_names(kv->planned), kv->spec), kv->spec.sparse_v);
-        else kv->plain_bytes += ggml_nbytes(t);
+        if (is_cache_tensor(t, &op) && std::find(kv->planned.begin(), kv->planned.end(), t) != kv->planned.end()) {
+            TensorPlan plan = plan_of(t, op, layer_names(kv->planned), kv->spec);
+            if (!kv->exact && (plan.exact_slots > 0 || plan.mean_tokens > 0))
+                kv->exact = std::make_unique<ExactCache>(kv->spec, static_cast<int>(t->ne[2] * t->ne[3]), t->ne[1]);
+            plan.exact          = kv->exact.get();
+            kv->caches[t->data] = std::make_unique<CacheTensor>(t, op, plan);
+        } else kv->plain_bytes += ggml_nbytes(t);
         if (kv->unplaced > 0 && --kv->unplaced == 0) {
             size_t bytes = kv->plain_bytes;
             for (const auto& [address, cache] : kv->caches) bytes += cache->packed_bytes();
@@ -82,7 +92,7 @@ ggml_status init_tensor(ggml_backend_buffer_t b, ggml_tensor* t) {
 
 void set_tensor(ggml_backend_buffer_t, ggml_tensor* t, const void* data, size_t offset, size_t size) {
     guarded([&] {
-        if (CacheTensor* c = cache_of(t)) c->write(offset_of(t) + offset, data, size);
+        if (CacheTensor* c = cache_of(t)) c->restore(offset_of(t) + offset, data, size);
         else std::memcpy(static_cast<char*>(t->data) + offset, data, size);
     });
 }
@@ -110,6 +120,18 @@ void memset_tensor(ggml_backend_buffer_t b, ggml_tensor* t, uint8_t value, size_
     }
 }
 
+// What the source keeps of a cell exactly, the copy keeps as well.
+void copy_exact_row(CacheTensor& from, const CacheTensor::Cell& a, CacheTensor& to, const CacheTensor::Cell& b) {
+    to.exact_cache()->forget(b.stream, b.cell);
+    const int slot = from.exact() ? from.exact_cache()->slot_of(a.stream, a.cell) : -1;
+    if (slot < 0) return;
+    const auto            d = static_cast<size_t>(from.head_dim());
+    std::vector<uint16_t> row(static_cast<size_t>(from.n_embd()));
+    for (size_t h = 0; h * d < row.size(); h++)
+        from.exact()->read_canonical(a.stream, static_cast<int>(h), slot, reinterpret_cast<uint8_t*>(row.data() + h * d));
+    to.exact_cache()->offer(to, b.stream, b.cell, from.exact_cache()->is_sink(a.stream, a.cell), row.data());
+}
+
 // Sequence copies between streams: packed rows, no decoding. False leaves it to the host (get, then set).
 bool copy_rows(const ggml_tensor* src, ggml_tensor* dst) {
     CacheTensor *from = cache_of(src), *to = cache_of(dst);
@@ -135,6 +157,7 @@ bool copy_rows(const ggml_tensor* src, ggml_tensor* dst) {
         const auto b = to->cell_of(static_cast<int64_t>((offset_of(dst) + at) / row_bytes));
         from->store()->read_canonical(a.stream, a.head, a.cell, row.data());
         to->store()->write_canonical(b.stream, b.head, b.cell, row.data());
+        if (b.head == 0 && to->exact()) copy_exact_row(*from, a, *to, b);
         stats().rows_read++, stats().rows_written++;
     }
     return true;
@@ -147,6 +170,7 @@ bool cpy_tensor(ggml_backend_buffer_t, const ggml_tensor* src, ggml_tensor* dst)
 void clear(ggml_backend_buffer_t b, uint8_t value) {
     KvBuffer* kv = of(b);
     for (const auto& [address, cache] : kv->caches) cache->clear();
+    if (kv->exact) kv->exact->clear();
     if (value != 0 || madvise(kv->base, kv->mapped, MADV_DONTNEED) != 0) std::memset(kv->base, value, kv->mapped);
 }
 
@@ -179,7 +203,7 @@ size_t planned_bytes(const std::vector<const ggml_tensor*>& caches, const CacheS
     for (const ggml_tensor* t : caches) {
         Operand op = Operand::K;
         (void)is_cache_tensor(t, &op);
-        bytes += CacheTensor(t, op, format_of(t, op, layers, spec), spec.sparse_v).packed_bytes();
+        bytes += CacheTensor(t, op, plan_of(t, op, layers, spec)).packed_bytes();
     }
     return bytes;
 }
@@ -199,6 +223,13 @@ ggml_backend_buffer_t allocate_kv_buffer(size_t size, size_t n_tensors, const st
     ggml_backend_buffer_t b = abi::ggml_backend_buffer_init(our_type, kInterface, kv.get(), size);
     if (b) (void)kv.release();
     return b;
+}
+
+std::vector<CacheTensor*> tensors_of_buffer(const ggml_tensor* t) {
+    std::vector<CacheTensor*> all;
+    for (const auto& [address, c] : of(root_of(t)->buffer)->caches)
+        if (c->mode() == CacheMode::kTiles) all.push_back(c.get());
+    return all;
 }
 
 void announce(const ggml_tensor* cache_view) {

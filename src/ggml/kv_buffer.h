@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cache/cache_spec.h"
+#include "cache/self_calibration.h"
 #include "cache/tile_store.h"
 #include "ggml-backend.h"
 #include "ggml.h"
@@ -17,7 +18,13 @@
 namespace tightkv {
 
 inline const ggml_tensor* root_of(const ggml_tensor* t) { return t->view_src ? t->view_src : t; }
-inline size_t             offset_of(const ggml_tensor* t) { return t->view_src ? t->view_offs : 0; }
+// Entry i of the index tensor of SET_ROWS, I64 or I32.
+inline int64_t row_index(const ggml_tensor* cells, int64_t i) {
+    const char* at = static_cast<const char*>(cells->data) + static_cast<size_t>(i) * cells->nb[0];
+    return cells->type == GGML_TYPE_I64 ? *reinterpret_cast<const int64_t*>(at) : *reinterpret_cast<const int32_t*>(at);
+}
+
+inline size_t offset_of(const ggml_tensor* t) { return t->view_src ? t->view_offs : 0; }
 
 enum class CacheMode : uint8_t {
     kUndecided, // head_dim not seen yet, nothing written
@@ -25,22 +32,35 @@ enum class CacheMode : uint8_t {
     kPlain,     // f16 at the tensor's address, served by the host's own kernels
 };
 
+class ExactCache;
+
+// What the specification says of one tensor.
+struct TensorPlan {
+    Format      format;
+    float       sparse_v    = 0;       // of V: cache_spec.h
+    int         exact_slots = 0;       // rows of the table of exact rows, per stream
+    int         mean_tokens = 0;       // of K: CacheSpec::mean
+    ExactCache* exact       = nullptr; // of the buffer; null when neither exact rows nor a mean are wanted
+};
+
 // One cache_k_l* / cache_v_l* tensor: [n_streams][n_cells][n_embd], declared f16.
 class CacheTensor {
 public:
-    CacheTensor(const ggml_tensor* t, Operand op, const Format& f, float sparse_v);
+    CacheTensor(const ggml_tensor* t, Operand op, const TensorPlan& plan);
     ~CacheTensor();
 
     CacheMode     mode() const { return mode_; }
     Operand       operand() const { return operand_; }
     TileStore*    store() { return store_.get(); }
+    TileStore*    exact() const { return exact_.get(); } // the table of exact rows, one cell per slot; null: none are kept
+    ExactCache*   exact_cache() const { return plan_.exact; }
     const void*   address() const { return address_; }
     int           head_dim() const { return store_ ? store_->shape().head_dim : 0; }
     int64_t       n_embd() const { return n_embd_; }
     int64_t       n_cells() const { return n_cells_; }
     int64_t       n_streams() const { return n_streams_; }
-    const Format& format() const { return format_; }
-    float         sparse_v() const { return sparse_v_; } // of V: cache_spec.h
+    const Format& format() const { return plan_.format; }
+    float         sparse_v() const { return plan_.sparse_v; }
     // What the cache will take, before head_dim is known with the likeliest one.
     size_t packed_bytes() const;
 
@@ -53,7 +73,13 @@ public:
     // Declared f16 bytes [offset, offset + size) of the root tensor.
     void read(size_t offset, void* dst, size_t size);
     void write(size_t offset, const void* src, size_t size);
+    // The same for a restored state: rows at its ends may become exact ones.
+    void restore(size_t offset, const void* src, size_t size);
     void clear();
+
+    // The keys' mean is still to be measured: rows of a SET_ROWS node, before they are written. One thread.
+    bool calibrating() const { return !calibration_.done(); }
+    void calibrate(const ggml_tensor* rows, const ggml_tensor* cells, int64_t first);
 
     struct Cell {
         int     stream, head;
@@ -64,14 +90,18 @@ public:
     int64_t rows() const { return n_streams_ * n_cells_ * (n_embd_ / head_dim()); }
 
 private:
+    void drop_stores();
+    int  exact_slot(const Cell& c) const; // -1: only codes
+    void read_halves(const Cell& c, uint16_t* half) const;
+
     int64_t                    n_embd_, n_cells_, n_streams_;
     void*                      address_;
     std::string                name_;
     Operand                    operand_;
-    Format                     format_;
-    float                      sparse_v_;
+    TensorPlan                 plan_;
     CacheMode                  mode_ = CacheMode::kUndecided;
-    std::unique_ptr<TileStore> store_;
+    std::unique_ptr<TileStore> store_, exact_;
+    SelfCalibration            calibration_;
     std::mutex                 lock_; // mode changes
 };
 
@@ -103,6 +133,9 @@ ggml_backend_buffer_t allocate_kv_buffer(size_t size, size_t n_tensors, const st
 
 // Packed size of all tensors of a planned cache, for the host's memory estimates.
 size_t planned_bytes(const std::vector<const ggml_tensor*>& caches, const CacheSpec& spec);
+
+// The compressed tensors of the buffer of a tensor of ours.
+std::vector<CacheTensor*> tensors_of_buffer(const ggml_tensor* t);
 
 // One line about the caches of this buffer, the first time a graph runs on it.
 void announce(const ggml_tensor* cache_view);

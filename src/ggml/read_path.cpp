@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "ggml/cache_ops.h"
+#include "ggml/exact_cache.h"
 
 namespace tightkv {
 
@@ -44,6 +45,7 @@ bool can_attend(const ggml_tensor* node) {
     if (mask && (q->ne[2] % mask->ne[2] != 0 || q->ne[3] % mask->ne[3] != 0 || (mask->ne[2] > 1 && mask->ne[2] != q->ne[2]) ||
                  (mask->ne[3] > 1 && mask->ne[3] != q->ne[3])))
         return false;
+    if (ck->exact() && cv->exact() && mask && mask->ne[2] > 1) return false; // one mask for all heads, as every model has it
     float scale = 0;
     std::memcpy(&scale, node->op_params, sizeof scale);
     if (!(scale >= 0.0f)) return false; // no model has one; the host would know what it means
@@ -80,6 +82,8 @@ Status prepare_attention(const ggml_tensor* node, const int32_t* params, int n_t
     }
     a.sparse_v = cv->sparse_v();
     if (sinks) a.sinks = static_cast<const float*>(sinks->data);
+    if (ck->exact() && cv->exact() && ck->exact_cache() == cv->exact_cache() && a.k_stream0 == a.v_stream0)
+        ck->exact_cache()->attach(a, *ck, *cv);
     return job.prepare(a, n_threads);
 }
 

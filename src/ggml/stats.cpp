@@ -33,6 +33,7 @@ std::string stats_json() {
     field("rows_written", s.rows_written);
     field("refused_rows", s.refused_rows);
     field("saturated_rows", s.saturated_rows);
+    field("means_measured", s.means_measured);
     field("cache_bytes", s.cache_bytes);
     field("peak_cache_bytes", s.peak_cache_bytes);
     return json + "\"host_version\": \"" + ggml_version() + "\"}";

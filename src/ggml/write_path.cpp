@@ -1,7 +1,9 @@
 // SET_ROWS: new keys and values of a batch into the compressed cache.
 #include <stdexcept>
 
+#include "base/half.h"
 #include "ggml/cache_ops.h"
+#include "ggml/exact_cache.h"
 
 namespace tightkv {
 
@@ -13,6 +15,14 @@ bool can_write_rows(const ggml_tensor* node) {
            rows->nb[0] == sizeof(float) && node->nb[1] == static_cast<size_t>(c->n_embd()) * 2;
 }
 
+// Single-threaded, before the rows of a node are written: the keys' mean may be due, and exact rows may need a table.
+void prepare_rows(const ggml_tensor* node) {
+    CacheTensor* c = cache_of(node);
+    if (c->calibrating())
+        c->calibrate(node->src[0], node->src[1], static_cast<int64_t>(offset_of(node) / (static_cast<size_t>(c->n_embd()) * 2)));
+    if (c->exact()) c->exact_cache()->prepare_write(*c, node->src[0]);
+}
+
 // A byte of V mixes tokens of one tile, so all rows of a (head, tile) go to the same thread.
 void write_rows(const ggml_tensor* node, int thread, int n_threads) {
     CacheTensor*       c    = cache_of(node);
@@ -20,15 +30,24 @@ void write_rows(const ggml_tensor* node, int thread, int n_threads) {
     const int          d = c->head_dim(), heads = c->store()->shape().n_kv_heads;
     const int64_t      first = static_cast<int64_t>(offset_of(node) / (static_cast<size_t>(c->n_embd()) * 2));
     for (int64_t i = 0; i < rows->ne[1]; i++) {
-        const char*   index = static_cast<const char*>(cells->data) + static_cast<size_t>(i) * cells->nb[0];
-        const int64_t cell =
-            first + (cells->type == GGML_TYPE_I64 ? *reinterpret_cast<const int64_t*>(index) : *reinterpret_cast<const int32_t*>(index));
+        const int64_t cell = first + row_index(cells, i);
         if (cell < first || cell >= first + node->ne[1]) throw std::out_of_range("a row index outside the cache view");
         const float* x    = reinterpret_cast<const float*>(static_cast<const char*>(rows->data) + static_cast<size_t>(i) * rows->nb[1]);
         const auto   tile = cell % c->n_cells() / kTileTokens;
-        for (int h = 0; h < heads; h++)
-            if ((tile * heads + h) % n_threads == thread)
-                c->write_row({static_cast<int>(cell / c->n_cells()), h, cell % c->n_cells()}, x + static_cast<ptrdiff_t>(h) * d);
+        for (int h = 0; h < heads; h++) {
+            if ((tile * heads + h) % n_threads != thread) continue;
+            const CacheTensor::Cell at{static_cast<int>(cell / c->n_cells()), h, cell % c->n_cells()};
+            const float* const      row = x + static_cast<ptrdiff_t>(h) * d;
+            if (!c->exact()) {
+                c->write_row(at, row);
+                continue;
+            }
+            // The codes are those of the f16 row: they are the same again when the row comes back from a saved state.
+            float half[kMaxHeadDim];
+            for (int k = 0; k < d; k++) half[k] = half_to_float(float_to_half(row[k]));
+            c->write_row(at, half);
+            c->exact_cache()->write_row(*c, static_cast<size_t>(i), h, half);
+        }
     }
 }
 

@@ -1,0 +1,143 @@
+// Who keeps an exact row, and which query sees it.
+#include "cache/exact_rows.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/half.h"
+
+namespace tightkv {
+
+ExactLedger::ExactLedger(int n_sink, int n_window, int n_streams, int64_t n_cells)
+    : n_sink_(n_sink), n_window_(n_window), n_sink_slots_(exact_sink_slots(n_sink, n_cells)),
+      ring_(exact_slots(n_sink, n_window, n_cells) - n_sink_slots_), streams_(static_cast<size_t>(n_streams)) {
+    for (Stream& s : streams_) {
+        s.slot_of_cell.assign(static_cast<size_t>(n_cells), -1);
+        s.slot.resize(static_cast<size_t>(slots()));
+    }
+}
+
+// The oldest holder of its kind makes room.
+int ExactLedger::take(Stream& s, int64_t cell, int64_t order, bool sink) {
+    const int n = sink ? n_sink_slots_ : ring_;
+    if (n == 0) return -1;
+    int&      next = sink ? s.next_sink : s.next_ring;
+    const int slot = (sink ? 0 : n_sink_slots_) + next;
+    next           = (next + 1) % n;
+    Entry& entry   = s.slot[static_cast<size_t>(slot)];
+    if (entry.cell >= 0) s.slot_of_cell[static_cast<size_t>(entry.cell)] = -1;
+    entry                                     = {cell, order, sink};
+    s.slot_of_cell[static_cast<size_t>(cell)] = static_cast<int16_t>(slot);
+    return slot;
+}
+
+void ExactLedger::begin_batch(std::span<const Token> tokens) {
+    batch_.clear();
+    for (Stream& s : streams_) {
+        s.n_batch = 0;
+        s.before.clear();
+    }
+    for (const Token& t : tokens) { // rows that stay as they are beside the batch
+        forget(t.stream, t.cell);
+        streams_[static_cast<size_t>(t.stream)].n_batch++;
+    }
+    for (Stream& s : streams_) {
+        if (s.n_batch <= kFewTokens) continue;
+        for (int i = 0; i < slots(); i++)
+            if (s.slot[static_cast<size_t>(i)].cell >= 0) s.before.push_back({i, s.slot[static_cast<size_t>(i)]});
+    }
+    std::vector<int> seen(streams_.size(), 0);
+    for (const Token& t : tokens) {
+        Stream&       s     = streams_[static_cast<size_t>(t.stream)];
+        const int     index = seen[static_cast<size_t>(t.stream)]++;
+        const int64_t order = s.next_order++;
+        const bool    sink  = t.position >= 0 && t.position < n_sink_;
+        const bool    kept  = sink || s.n_batch - index <= ring_; // only the last rows of a large batch stay
+        batch_.push_back({t, order, kept ? take(s, t.cell, order, sink) : -1, index});
+    }
+    // A sink that a later one of the same batch pushed out has lost its slot.
+    for (BatchToken& b : batch_)
+        if (b.slot >= 0 && slot_of(b.token.stream, b.token.cell) != b.slot) b.slot = -1;
+}
+
+int ExactLedger::largest_batch() const {
+    int most = 0;
+    for (const Stream& s : streams_) most = std::max(most, s.n_batch);
+    return most;
+}
+
+int ExactLedger::adopt(int stream, int64_t cell, bool sink) {
+    Stream& s = streams_[static_cast<size_t>(stream)];
+    forget(stream, cell);
+    return take(s, cell, s.next_order++, sink);
+}
+
+void ExactLedger::forget(int stream, int64_t cell) {
+    Stream&  s    = streams_[static_cast<size_t>(stream)];
+    int16_t& slot = s.slot_of_cell[static_cast<size_t>(cell)];
+    if (slot >= 0) s.slot[static_cast<size_t>(slot)] = {};
+    slot = -1;
+}
+
+void ExactLedger::clear() {
+    for (Stream& s : streams_) {
+        std::fill(s.slot_of_cell.begin(), s.slot_of_cell.end(), int16_t{-1});
+        std::fill(s.slot.begin(), s.slot.end(), Entry{});
+        s.before.clear();
+        s.n_batch = s.next_sink = s.next_ring = 0;
+    }
+    batch_.clear();
+}
+
+std::vector<ExactLedger::Entry> ExactLedger::batch_entries(int stream) const {
+    std::vector<Entry> all;
+    for (const BatchToken& b : batch_)
+        if (b.token.stream == stream) all.push_back({b.token.cell, b.order, b.token.position >= 0 && b.token.position < n_sink_});
+    return all;
+}
+
+int64_t ExactLedger::window_begin(int stream, int token, int n_tokens) const {
+    const Stream& s    = streams_[static_cast<size_t>(stream)];
+    const int64_t last = s.next_order - 1;
+    return (n_tokens == s.n_batch ? last - (n_tokens - 1 - token) : last) - n_window_ + 1;
+}
+
+void ExactMasks::build(const AttentionArgs& a, const ExactLedger& ledger, std::span<const std::vector<ExactLedger::Entry>> entries,
+                       int64_t n_rows) {
+    n_kv_ = a.n_kv, n_rows_ = n_rows, n_tokens_ = a.n_tokens;
+    const size_t rows = static_cast<size_t>(a.n_streams) * static_cast<size_t>(a.n_tokens);
+    codes_.resize(rows * static_cast<size_t>(n_kv_));
+    exact_.assign(rows * static_cast<size_t>(n_rows), kHalfNegInf);
+    for (int s = 0; s < a.n_streams; s++)
+        for (int t = 0; t < a.n_tokens; t++) {
+            const size_t    row   = static_cast<size_t>(s) * static_cast<size_t>(a.n_tokens) + static_cast<size_t>(t);
+            uint16_t* const codes = codes_.data() + row * static_cast<size_t>(n_kv_);
+            uint16_t* const exact = exact_.data() + row * static_cast<size_t>(n_rows);
+            const char*     mask  = static_cast<const char*>(a.mask) + static_cast<size_t>(s) * a.mask_strides.stream +
+                               static_cast<size_t>(t) * a.mask_strides.token;
+            if (!a.mask) std::fill_n(codes, n_kv_, uint16_t{0});
+            else if (a.mask_type == MaskType::kF16) std::memcpy(codes, mask, static_cast<size_t>(n_kv_) * 2);
+            else
+                for (int64_t j = 0; j < n_kv_; j++) codes[j] = float_to_half(reinterpret_cast<const float*>(mask)[j]);
+            const int64_t begin = ledger.window_begin(a.k_stream0 + s, t, a.n_tokens);
+            const auto&   table = entries[static_cast<size_t>(s)];
+            for (size_t e = 0; e < table.size(); e++) {
+                const int64_t j = table[e].cell - a.k_cell0;
+                if (table[e].cell < 0 || j < 0 || j >= n_kv_ || !(table[e].sink || table[e].order >= begin)) continue;
+                exact[e] = codes[j];
+                codes[j] = kHalfNegInf;
+            }
+        }
+}
+
+void ExactMasks::apply(AttentionArgs& a) const {
+    const size_t kv_bytes = static_cast<size_t>(n_kv_) * 2, row_bytes = static_cast<size_t>(n_rows_) * 2;
+    a.mask               = codes_.data();
+    a.mask_type          = MaskType::kF16;
+    a.mask_strides       = {kv_bytes, 0, kv_bytes * static_cast<size_t>(n_tokens_)};
+    a.exact.mask         = exact_.data();
+    a.exact.n_rows       = n_rows_;
+    a.exact.mask_strides = {row_bytes, 0, row_bytes * static_cast<size_t>(n_tokens_)};
+}
+
+} // namespace tightkv

@@ -1,0 +1,108 @@
+// Exact rows: some cells keep their f16 row beside the codes, because almost all of the error comes from few keys: the first `sink`
+// positions of every sequence, and the newest `window` rows of every stream.
+//
+// The ledger says which cells those are; it is one for all layers of a cache, since they write the same cells. Every layer keeps the rows
+// in a table of its own, [slot] of a TileStore of f16 rows. The codes are always written too, so a cell that leaves the ledger costs
+// nothing. Attention hides the exact cells from the codes and adds a pass over the table (read_path.h); masks for both come from here.
+//
+// "Newest" is the order of writing, as each query saw it: token i of a batch uses the rows of the `window` newest tokens up to itself. A
+// table holds the window of every token of a batch of up to kFewTokens tokens. A larger batch gets a table for the length of its attention:
+// what the table held before, then the batch.
+#pragma once
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "cache/exact_slots.h"
+#include "cache/read_path.h"
+
+namespace tightkv {
+
+class ExactLedger {
+public:
+    static constexpr int kFewTokens = kExactFewTokens;
+
+    struct Token {
+        int     stream;
+        int64_t cell;
+        int32_t position;
+    };
+    // An exact row as attention sees it.
+    struct Entry {
+        int64_t cell  = -1;
+        int64_t order = 0; // of writing, per stream; sinks are visible to every query, whatever their order
+        bool    sink  = false;
+    };
+
+    ExactLedger(int n_sink, int n_window, int n_streams, int64_t n_cells);
+
+    int slots() const { return n_sink_slots_ + ring_; }
+
+    // The tokens of a batch are about to be written, in this order. Cells that are written again lose their old row.
+    void begin_batch(std::span<const Token> tokens);
+    // Of the batch: the slot that keeps token i's row, or -1.
+    int slot_of_token(size_t i) const { return batch_[i].slot; }
+    // Of the batch: its place among the tokens of its stream, and how many of them there are.
+    int index_in_stream(size_t i) const { return batch_[i].index; }
+    int batch_tokens(int stream) const { return streams_[static_cast<size_t>(stream)].n_batch; }
+    int largest_batch() const; // over the streams
+    // Whether the tables hold every row that a query of this batch wants.
+    bool few() const { return largest_batch() <= kFewTokens; }
+
+    // The slot that keeps the row of a cell, or -1.
+    int slot_of(int stream, int64_t cell) const { return streams_[static_cast<size_t>(stream)].slot_of_cell[static_cast<size_t>(cell)]; }
+    // A row from elsewhere (a restored state, a copied sequence): finds it a slot as if it had just been written.
+    int  adopt(int stream, int64_t cell, bool sink);
+    void forget(int stream, int64_t cell);
+    void clear();
+
+    // Entries by slot of the table (empty slots have no cell), and those before the batch, oldest first, for the table of a large batch:
+    // pairs of slot and entry.
+    std::span<const Entry> entries(int stream) const { return streams_[static_cast<size_t>(stream)].slot; }
+    struct Kept {
+        int   slot;
+        Entry entry;
+    };
+    std::span<const Kept> before_batch(int stream) const { return streams_[static_cast<size_t>(stream)].before; }
+    // Entry of token i of the batch of a stream, whether or not a slot keeps it.
+    std::vector<Entry> batch_entries(int stream) const;
+
+    // The least order that query `token` of `n_tokens` of a stream takes from the window. When these are not the tokens of the batch:
+    // as the last token sees it.
+    int64_t window_begin(int stream, int token, int n_tokens) const;
+
+private:
+    struct BatchToken {
+        Token   token;
+        int64_t order;
+        int     slot, index;
+    };
+    struct Stream {
+        std::vector<int16_t> slot_of_cell; // [n_cells]
+        std::vector<Entry>   slot;         // [sinks, ring]
+        std::vector<Kept>    before;
+        int                  next_sink = 0, next_ring = 0, n_batch = 0;
+        int64_t              next_order = 0;
+    };
+    int take(Stream& s, int64_t cell, int64_t order, bool sink);
+
+    int                     n_sink_, n_window_, n_sink_slots_, ring_;
+    std::vector<Stream>     streams_;
+    std::vector<BatchToken> batch_;
+};
+
+// Masks of one attention operation with exact rows: the caller's own with the exact cells of each query hidden, and that of the table.
+class ExactMasks {
+public:
+    // entries[s]: rows of the table that query stream s reads, by place. `a` has the caller's mask (or none) and no per-head mask.
+    void build(const AttentionArgs& a, const ExactLedger& ledger, std::span<const std::vector<ExactLedger::Entry>> entries, int64_t n_rows);
+    // Puts them into the arguments; the table's stores are the caller's business. Valid until the next build.
+    void apply(AttentionArgs& a) const;
+
+private:
+    std::vector<uint16_t> codes_, exact_; // [stream][token][n_kv], [stream][token][n_rows], f16
+    int64_t               n_kv_ = 0, n_rows_ = 0;
+    int                   n_tokens_ = 0;
+};
+
+} // namespace tightkv

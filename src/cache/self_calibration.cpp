@@ -1,0 +1,46 @@
+// Measuring the mean, and coding again what was coded without it.
+#include "cache/self_calibration.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace tightkv {
+
+void SelfCalibration::observe(const TileStore& store, int stream, int64_t cell, int32_t position, const float* row) {
+    const size_t n = static_cast<size_t>(store.shape().n_kv_heads) * static_cast<size_t>(store.shape().head_dim);
+    kept_.push_back({stream, cell});
+    rows_.insert(rows_.end(), row, row + n);
+    written(cell);
+    if (position >= 0 && position < kLeftOut) return;
+    if (!std::all_of(row, row + n, [](float x) { return std::isfinite(x); })) return;
+    sum_.resize(n);
+    for (size_t i = 0; i < n; i++) sum_[i] += static_cast<double>(row[i]);
+    counted_++;
+}
+
+bool SelfCalibration::update(TileStore& store) {
+    if (counted_ < wanted_) {
+        batch_ = kept_.size();
+        return false;
+    }
+    const size_t                                  d = static_cast<size_t>(store.shape().head_dim), n = sum_.size();
+    std::vector<std::shared_ptr<const Transform>> transforms;
+    for (size_t at = 0; at < n; at += d) {
+        std::vector<float> mean(d);
+        for (size_t i = 0; i < d; i++) mean[i] = static_cast<float>(sum_[at + i] / static_cast<double>(counted_));
+        transforms.push_back(std::make_shared<const Transform>(static_cast<int>(d), std::move(mean)));
+    }
+    store.recode(std::move(transforms), cells_);
+    for (size_t k = 0; k < batch_; k++) // the rest of the kept rows are written after this
+        for (int h = 0; h < store.shape().n_kv_heads; h++)
+            (void)store.write(kept_[k].stream, h, kept_[k].cell, rows_.data() + k * n + static_cast<size_t>(h) * d);
+    *this = SelfCalibration(0);
+    return true;
+}
+
+void SelfCalibration::clear() {
+    kept_.clear(), rows_.clear();
+    batch_ = 0, cells_ = 0;
+}
+
+} // namespace tightkv

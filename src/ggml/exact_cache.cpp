@@ -1,0 +1,212 @@
+// Tokens of a graph, tables of a batch, rows from outside.
+#include "ggml/exact_cache.h"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+
+#include "ggml/kv_buffer.h"
+#include "ggml/stats.h"
+
+namespace tightkv {
+
+namespace {
+
+// The positions of the tokens whose keys a node writes: the I32 input of the ROPE node that made them. Null where there is none.
+const ggml_tensor* positions_of(const ggml_tensor* write) {
+    const ggml_tensor* t = write->src[0];
+    for (int depth = 0; t && depth < 16; depth++, t = t->src[0])
+        if (t->op == GGML_OP_ROPE)
+            return t->src[1] && t->src[1]->type == GGML_TYPE_I32 && t->src[1]->op == GGML_OP_NONE ? t->src[1] : nullptr;
+    return nullptr;
+}
+
+} // namespace
+
+ExactCache::ExactCache(const CacheSpec& spec, int n_streams, int64_t n_cells)
+    : spec_(spec), n_streams_(n_streams), n_cells_(n_cells), ledger_(spec.sink, spec.window, n_streams, n_cells) {}
+
+// False: the nodes do not write the same cells, or those are not known before the graph runs.
+bool ExactCache::read_tokens(std::span<ggml_tensor* const> writes) {
+    tokens_.clear();
+    const ggml_tensor* positions = nullptr;
+    for (const ggml_tensor* w : writes) {
+        const CacheTensor* c = cache_of(w);
+        if (!positions && c->operand() == Operand::K) positions = positions_of(w);
+        const ggml_tensor* cells = w->src[1];
+        const auto         first = static_cast<int64_t>(offset_of(w) / (static_cast<size_t>(c->n_embd()) * 2));
+        if (cells->op != GGML_OP_NONE || !cells->data) return false;
+        if (w == writes.front()) tokens_.resize(static_cast<size_t>(cells->ne[0]), {0, -1, -1});
+        if (cells->ne[0] != static_cast<int64_t>(tokens_.size())) return false;
+        for (size_t i = 0; i < tokens_.size(); i++) {
+            const int64_t cell = first + row_index(cells, static_cast<int64_t>(i));
+            if (cell < 0 || cell >= n_cells_ * n_streams_) throw std::out_of_range("a row index outside the cache");
+            ExactLedger::Token& t = tokens_[i];
+            if (w == writes.front()) t.stream = static_cast<int>(cell / n_cells_), t.cell = cell % n_cells_;
+            else if (t.stream != cell / n_cells_ || t.cell != cell % n_cells_) return false;
+        }
+    }
+    // Several positions per token (M-RoPE) lie one kind after the other; the first kind is that of the sequence.
+    if (positions && positions->data && positions->ne[0] >= static_cast<int64_t>(tokens_.size()))
+        for (size_t i = 0; i < tokens_.size(); i++) tokens_[i].position = static_cast<const int32_t*>(positions->data)[i];
+    return true;
+}
+
+void ExactCache::begin_graph(std::span<ggml_tensor* const> writes, std::span<CacheTensor* const> tensors) {
+    n_masks_ = 0;
+    if (continues_batch(writes)) return;
+    written_.clear();
+    for (const ggml_tensor* w : writes) written_.push_back(cache_of(w));
+    batch_k_.owner = batch_v_.owner = nullptr;
+    take_offers(tensors);
+    if (!read_tokens(writes)) {
+        say_once("this graph does not say beforehand which cells it writes: its rows are kept as codes only");
+        tokens_.clear();
+        ledger_.clear();
+        return;
+    }
+    if (spec_.sink > 0 && tokens_.front().position < 0)
+        say_once("sink= needs the positions of tokens, which this model's graph does not have (no rotary embedding of the keys): no row is "
+                 "kept as a sink");
+    ledger_.begin_batch(tokens_);
+}
+
+// The host may compute a graph in parts. Then other tensors are written for the same tokens.
+bool ExactCache::continues_batch(std::span<ggml_tensor* const> writes) {
+    if (tokens_.empty() || !offers_.empty()) return false;
+    for (const ggml_tensor* w : writes)
+        if (std::find(written_.begin(), written_.end(), cache_of(w)) != written_.end()) return false;
+    const std::vector<ExactLedger::Token> before = tokens_;
+    const bool                            same   = read_tokens(writes) && tokens_.size() == before.size() &&
+                      std::equal(tokens_.begin(), tokens_.end(), before.begin(),
+                                 [](const auto& a, const auto& b) { return a.stream == b.stream && a.cell == b.cell; });
+    tokens_ = before; // with the positions, which only keys tell
+    if (same)
+        for (const ggml_tensor* w : writes) written_.push_back(cache_of(w));
+    return same;
+}
+
+bool ExactCache::has_offers(const CacheTensor& c) const {
+    return std::any_of(offers_.begin(), offers_.end(), [&c](const Offer& o) { return o.tensor == &c; });
+}
+
+ExactCache::BatchTable& ExactCache::table_of(const CacheTensor& c) { return c.operand() == Operand::K ? batch_k_ : batch_v_; }
+
+void ExactCache::prepare_write(CacheTensor& c, const ggml_tensor* rows) {
+    if (rows->ne[1] != static_cast<int64_t>(tokens_.size()) || !c.exact() || !batch_table()) return;
+    BatchTable&      table = table_of(c);
+    const StoreShape shape = c.store()->shape();
+    const int64_t    n     = ledger_.slots() + ledger_.largest_batch();
+    if (!table.rows || table.rows->operand() != c.operand() || table.rows->shape().n_cells < n ||
+        table.rows->shape().head_dim != shape.head_dim || table.rows->shape().n_kv_heads != shape.n_kv_heads) {
+        const StoreShape wanted{n_streams_, shape.n_kv_heads, shape.head_dim, n};
+        table = {};
+        if (!TileStore::create(format(FormatId::f16), c.operand(), wanted, table.rows).ok()) return; // attach() does without
+    }
+    table.owner = &c;
+    std::vector<uint8_t> row(static_cast<size_t>(shape.head_dim) * 2);
+    for (int s = 0; s < n_streams_; s++) {
+        int64_t at = 0;
+        for (const ExactLedger::Kept& kept : ledger_.before_batch(s)) {
+            for (int h = 0; h < shape.n_kv_heads; h++) {
+                c.exact()->read_canonical(s, h, kept.slot, row.data());
+                table.rows->write_canonical(s, h, at, row.data());
+            }
+            at++;
+        }
+    }
+}
+
+void ExactCache::write_row(CacheTensor& c, size_t i, int head, const float* x) {
+    if (i >= tokens_.size()) return;
+    const int stream = tokens_[i].stream;
+    if (const int slot = ledger_.slot_of_token(i); slot >= 0) (void)c.exact()->write(stream, head, slot, x);
+    if (const BatchTable& table = table_of(c); table.owner == &c)
+        (void)table.rows->write(stream, head, static_cast<int64_t>(ledger_.before_batch(stream).size()) + ledger_.index_in_stream(i), x);
+}
+
+void ExactCache::attach(AttentionArgs& a, CacheTensor& k, CacheTensor& v) {
+    const bool batch = batch_k_.owner == &k && batch_v_.owner == &v;
+    a.exact.k        = batch ? batch_k_.rows.get() : k.exact();
+    a.exact.v        = batch ? batch_v_.rows.get() : v.exact();
+    a.exact.stream0  = a.k_stream0;
+    const MaskKey key{a.mask, a.n_kv, a.k_cell0, a.n_tokens, a.n_streams, a.k_stream0, batch};
+    for (size_t i = 0; i < n_masks_; i++)
+        if (masks_[i]->key == key) return masks_[i]->masks.apply(a);
+    std::vector<std::vector<ExactLedger::Entry>> entries;
+    int64_t                                      rows = 0;
+    for (int s = a.k_stream0; s < a.k_stream0 + a.n_streams; s++) {
+        std::vector<ExactLedger::Entry> e;
+        if (batch) {
+            for (const ExactLedger::Kept& kept : ledger_.before_batch(s)) e.push_back(kept.entry);
+            const auto written = ledger_.batch_entries(s);
+            e.insert(e.end(), written.begin(), written.end());
+        } else {
+            const auto slots = ledger_.entries(s);
+            e.assign(slots.begin(), slots.end());
+        }
+        rows = std::max(rows, static_cast<int64_t>(e.size()));
+        entries.push_back(std::move(e));
+    }
+    if (rows == 0) return;
+    if (n_masks_ == masks_.size()) masks_.push_back(std::make_unique<Masks>());
+    Masks& m = *masks_[n_masks_++];
+    m.key    = key;
+    m.masks.build(a, ledger_, entries, rows);
+    m.masks.apply(a);
+}
+
+bool ExactCache::is_sink(int stream, int64_t cell) const {
+    const int slot = ledger_.slot_of(stream, cell);
+    return slot >= 0 && ledger_.entries(stream)[static_cast<size_t>(slot)].sink;
+}
+
+void ExactCache::offer(CacheTensor& c, int stream, int64_t cell, bool sink, const uint16_t* row) {
+    offers_.push_back({&c, stream, cell, sink, std::vector<uint16_t>(row, row + c.n_embd())});
+    // The ends of one restored range per tensor, and what it leaves over of earlier ones, is all that can ever find a place.
+    const auto most = static_cast<size_t>(2 * ledger_.slots() * n_streams_);
+    if (const auto mine = [&c](const Offer& o) { return o.tensor == &c; };
+        static_cast<size_t>(std::count_if(offers_.begin(), offers_.end(), mine)) > most)
+        offers_.erase(std::find_if(offers_.begin(), offers_.end(), mine));
+}
+
+void ExactCache::take_offers(std::span<CacheTensor* const> tensors) {
+    if (offers_.empty()) return;
+    std::vector<Offer> offers;
+    offers.swap(offers_);
+    const CacheTensor* first = offers.front().tensor;
+    for (const Offer& o : offers) {
+        if (o.tensor != first) continue;
+        std::vector<const Offer*> same; // the row of the cell in every tensor, the last one where it came twice
+        for (const CacheTensor* t : tensors) {
+            if (!t->exact()) continue;
+            const Offer* found = nullptr;
+            for (const Offer& p : offers)
+                if (p.tensor == t && p.stream == o.stream && p.cell == o.cell) found = &p;
+            if (!found) break;
+            same.push_back(found);
+        }
+        if (same.size() !=
+            static_cast<size_t>(std::count_if(tensors.begin(), tensors.end(), [](const CacheTensor* t) { return t->exact(); })))
+            continue;
+        const int slot = ledger_.adopt(o.stream, o.cell, o.sink);
+        if (slot < 0) continue;
+        for (const Offer* p : same) {
+            const int d = p->tensor->head_dim();
+            for (int h = 0; h < p->tensor->n_embd() / d; h++)
+                p->tensor->exact()->write_canonical(o.stream, h, slot,
+                                                    reinterpret_cast<const uint8_t*>(p->row.data() + static_cast<ptrdiff_t>(h) * d));
+        }
+    }
+}
+
+void ExactCache::clear() {
+    ledger_.clear();
+    offers_.clear();
+    tokens_.clear();
+    written_.clear();
+    batch_k_.owner = batch_v_.owner = nullptr;
+    n_masks_                        = 0;
+}
+
+} // namespace tightkv

@@ -1,0 +1,86 @@
+// Exact rows and the keys' mean inside the host: what a graph tells about the tokens it writes, and the tables its attention reads.
+// One per buffer, that is per KV cache of the host; cache/exact_rows.h says what is kept.
+#pragma once
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "cache/cache_spec.h"
+#include "cache/exact_rows.h"
+#include "ggml.h"
+
+namespace tightkv {
+
+class CacheTensor;
+
+class ExactCache {
+public:
+    ExactCache(const CacheSpec& spec, int n_streams, int64_t n_cells);
+
+    // A graph is about to run. writes: its SET_ROWS nodes on this buffer, at least one; tensors: all compressed ones of it.
+    void begin_graph(std::span<ggml_tensor* const> writes, std::span<CacheTensor* const> tensors);
+    // One thread, before the rows of a SET_ROWS node are written.
+    void prepare_write(CacheTensor& c, const ggml_tensor* rows);
+    // Row i of the node, one KV head: x as the host would keep it. Different (row, head) may be written at the same time.
+    void write_row(CacheTensor& c, size_t i, int head, const float* x);
+    // One thread, before attention: the exact rows of both operands and the masks. Both must have tables.
+    void attach(AttentionArgs& a, CacheTensor& k, CacheTensor& v);
+
+    // The rows of a cell as the host wrote them, if they are kept: the slot, or -1.
+    int slot_of(int stream, int64_t cell) const { return ledger_.slot_of(stream, cell); }
+    // A row from outside (restored, copied) that would be exact had it been written here; all heads, f16. It finds its place when every
+    // tensor of the cache has got it. sink: as which kind.
+    void offer(CacheTensor& c, int stream, int64_t cell, bool sink, const uint16_t* row);
+    bool has_offers(const CacheTensor& c) const;
+    void forget(int stream, int64_t cell) { ledger_.forget(stream, cell); }
+    bool is_sink(int stream, int64_t cell) const;
+    void clear();
+
+    // Of the batch: position of token i, -1 where the graph does not say.
+    int32_t position(size_t i) const { return i < tokens_.size() ? tokens_[i].position : -1; }
+    // Rows at the ends of what is restored that would be exact.
+    int n_sink() const { return spec_.sink; }
+    int n_window() const { return spec_.window; }
+
+private:
+    struct Offer {
+        CacheTensor*          tensor;
+        int                   stream;
+        int64_t               cell;
+        bool                  sink;
+        std::vector<uint16_t> row;
+    };
+    struct BatchTable { // rows of a batch of many tokens, for the length of one layer's attention
+        std::unique_ptr<TileStore> rows;
+        const CacheTensor*         owner = nullptr;
+    };
+    struct MaskKey {
+        const void* mask;
+        int64_t     n_kv, cell0;
+        int         n_tokens, n_streams, stream0;
+        bool        batch;
+        bool        operator==(const MaskKey&) const = default;
+    };
+    struct Masks {
+        MaskKey    key;
+        ExactMasks masks;
+    };
+    bool        read_tokens(std::span<ggml_tensor* const> writes);
+    bool        continues_batch(std::span<ggml_tensor* const> writes);
+    void        take_offers(std::span<CacheTensor* const> tensors);
+    bool        batch_table() const { return spec_.window > 0 && !ledger_.few(); }
+    BatchTable& table_of(const CacheTensor& c);
+
+    CacheSpec                           spec_;
+    int                                 n_streams_;
+    int64_t                             n_cells_;
+    ExactLedger                         ledger_;
+    std::vector<ExactLedger::Token>     tokens_;  // of the batch that is being written
+    std::vector<const CacheTensor*>     written_; // by the graphs of this batch
+    std::vector<Offer>                  offers_;
+    BatchTable                          batch_k_, batch_v_;
+    std::vector<std::unique_ptr<Masks>> masks_; // of this graph
+    size_t                              n_masks_ = 0;
+};
+
+} // namespace tightkv
