@@ -58,7 +58,8 @@ TKV_API const char* tkv_last_error(void); /* of this thread's last failed call; 
 
 /* ---- formats ------------------------------------------------------------------------------------------------------- */
 
-/* Formats by index, 0 <= i < tkv_format_count(): "turbo2", "turbo3", "turbo4", "turbo8", "f16". NULL beyond. */
+/* Formats by index, 0 <= i < tkv_format_count(): "turbo2", "turbo3", "turbo4", "turbo8", "f16", "turbo2t", "turbo3t",
+ * "turbo4t". NULL beyond. */
 TKV_API int         tkv_format_count(void);
 TKV_API const char* tkv_format_name(int i);
 /* Bytes of one canonical row (docs/formats.md). 0 for an unknown name or an unsupported head_dim. */

@@ -14,15 +14,12 @@ Status at(size_t pos, const std::string& what, StatusCode code = StatusCode::kIn
     return {code, "cache specification, position " + std::to_string(pos + 1) + ": " + what};
 }
 
-bool is_trellis(std::string_view w) { return w == "turbo2t" || w == "turbo3t" || w == "turbo4t"; }
-
 std::string quoted(std::string_view w) {
     std::string s;
     return s.append(1, '\'').append(w).append(1, '\'');
 }
 
 Status parse_format(std::string_view word, size_t pos, FormatId& id) {
-    if (is_trellis(word)) return at(pos, quoted(word) + " is not in this version", StatusCode::kUnsupported);
     const Format* f = find_format(word);
     if (!f) return at(pos, (word.empty() ? "a format is missing" : "unknown format " + quoted(word)) + "; accepted: " + format_names());
     id = f->id;

@@ -7,8 +7,7 @@
 // sparse_v: values of a tile are left out when every weight in it is below this part of the largest one so far; 0 turns that off.
 // sink/window: rows kept in f16 beside the codes, the first positions of every sequence and the newest rows (exact_rows.h).
 // mean: the mean of the keys is measured on this many tokens and taken off from then on (self_calibration.h); 0: none.
-// profile and the trellis formats (turbo2t, turbo3t, turbo4t) are part of the grammar; this version
-// recognises them and refuses them by name.
+// profile is part of the grammar; this version recognises it and refuses it by name.
 #pragma once
 #include <string>
 #include <string_view>

@@ -44,7 +44,8 @@ template <class F> int guarded(F f) {
 const Format* row_format(const char* name, int head_dim) {
     const Format* f = name ? find_format(name) : nullptr;
     if (!f || !f->transformed()) {
-        fail(TKV_INVALID_ARGUMENT, std::string("no row format '") + (name ? name : "") + "'; accepted: turbo2, turbo3, turbo4, turbo8");
+        fail(TKV_INVALID_ARGUMENT, std::string("no row format '") + (name ? name : "") +
+                                       "'; accepted: turbo2, turbo3, turbo4, turbo8, turbo2t, turbo3t, turbo4t");
         return nullptr;
     }
     if (!valid_head_dim(head_dim)) {

@@ -13,7 +13,7 @@ inline constexpr int kFormatVersion = 1;
 
 inline constexpr int kMinHeadDim = 32, kMaxHeadDim = 1024;
 
-enum class FormatKind : uint8_t { Levels, Uniform, Exact };
+enum class FormatKind : uint8_t { Levels, Trellis, Uniform, Exact };
 
 enum class FormatId : uint8_t {
 #define FORMAT(name, bits, kind) name,

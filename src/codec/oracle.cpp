@@ -8,6 +8,7 @@
 
 #include "base/half.h"
 #include "codec/codebook_tables.h"
+#include "codec/trellis.h"
 
 namespace tightkv::oracle {
 
@@ -48,7 +49,85 @@ double norm_of(std::span<const double> x) {
     return top * std::sqrt(sum);
 }
 
+// ---- trellis formats, from the formulas in docs/formats.md
+
+// Coordinates of a segment in the order of its path.
+std::vector<size_t> segment_order(size_t d, size_t segment) {
+    std::vector<size_t> order(d / 4);
+    for (size_t c = segment; c < d; c += 4) order[c % 32 / 16 * (d / 8) + c / 32 * 4 + c % 16 / 4] = c;
+    return order;
+}
+
+int branch_level(int bits, int n, int p, int o) {
+    switch (bits) {
+    case 2: return kTrellis2.table[static_cast<size_t>((4 * n) ^ p ^ (o % 2 ? 4 : 0))];
+    case 3: return kTrellis3.table[static_cast<size_t>((2 * n) ^ p)];
+    default: return kTrellis4.table[static_cast<size_t>(n)] + kTrellis4.second[static_cast<size_t>(p % 8)];
+    }
+}
+
+double distance(const Format& f, double position, int level) {
+    const TrellisMetric& m   = trellis_metric(f.bits);
+    const double         cap = std::sqrt(m.cap * 32768.0) / std::exp2(m.doublings);
+    return std::min(std::fabs(position - level * unit(f) * kTrellisSteps), cap);
+}
+
 } // namespace
+
+PathCost path_cost(const Format& f, std::span<const double> position, std::span<const uint8_t> codes) {
+    const std::vector<int> level = levels_of(f, codes);
+    PathCost               cost;
+    for (size_t i = 0; i < level.size(); i++) {
+        const double e = distance(f, position[i], level[i]);
+        cost.sum += e * e, cost.reach += e;
+    }
+    return cost;
+}
+
+// All cyclic paths: for every pair of codes (p, o) before the first value, the cheapest way through the pairs that comes back to it.
+std::vector<uint8_t> best_path(const Format& f, std::span<const double> position) {
+    const int            codes = 1 << f.bits, olds = f.bits == 2 ? codes : 1, states = codes * olds; // state = p + codes * o
+    std::vector<uint8_t> out(position.size());
+    for (size_t s = 0; s < 4; s++) {
+        const std::vector<size_t>     order = segment_order(position.size(), s);
+        double                        least = std::numeric_limits<double>::infinity();
+        std::vector<std::vector<int>> from(order.size(), std::vector<int>(static_cast<size_t>(states)));
+        for (int start = 0; start < states; start++) {
+            std::vector<double> sum(static_cast<size_t>(states), std::numeric_limits<double>::infinity());
+            sum[static_cast<size_t>(start)] = 0;
+            for (size_t i = 0; i < order.size(); i++) {
+                std::vector<double> next(sum.size(), std::numeric_limits<double>::infinity());
+                for (int state = 0; state < states; state++)
+                    for (int n = 0; n < codes; n++) {
+                        if (std::isinf(sum[static_cast<size_t>(state)])) continue;
+                        const int    p = state % codes, o = state / codes;
+                        const double e    = distance(f, position[order[i]], branch_level(f.bits, n, p, o));
+                        const double cost = sum[static_cast<size_t>(state)] + e * e;
+                        const auto   to   = static_cast<size_t>(n + codes * (olds > 1 ? p : 0));
+                        if (cost < next[to]) next[to] = cost, from[i][to] = state;
+                    }
+                sum = next;
+            }
+            if (sum[static_cast<size_t>(start)] >= least) continue;
+            least = sum[static_cast<size_t>(start)];
+            for (size_t i = order.size(), state = static_cast<size_t>(start); i-- > 0; state = static_cast<size_t>(from[i][state]))
+                out[order[i]] = static_cast<uint8_t>(static_cast<int>(state) % codes);
+        }
+    }
+    return out;
+}
+
+std::vector<int> levels_of(const Format& f, std::span<const uint8_t> codes) {
+    std::vector<int> out(codes.size());
+    for (size_t i = 0; i < codes.size() && f.kind != FormatKind::Trellis; i++) out[i] = level(f, codes[i]);
+    for (size_t s = 0; s < 4 && f.kind == FormatKind::Trellis; s++) {
+        const std::vector<size_t> order = segment_order(codes.size(), s);
+        const size_t              n     = order.size();
+        for (size_t i = 0; i < n; i++)
+            out[order[i]] = branch_level(f.bits, codes[order[i]], codes[order[(i + n - 1) % n]], codes[order[(i + n - 2) % n]]);
+    }
+    return out;
+}
 
 std::vector<int> blocks(int head_dim) {
     std::vector<int> out;
@@ -67,6 +146,7 @@ double sign(int index, int which) { // top bit of splitmix64("tightkv1" + 2 inde
 }
 
 double unit(const Format& f) {
+    if (f.kind == FormatKind::Trellis) return trellis(f.bits).unit;
     switch (f.bits) {
     case 2: return static_cast<float>(1.510418 / 127);
     case 3: return static_cast<float>(2.151946 / 127);
@@ -90,6 +170,14 @@ Coded encode_once(const Format& f, std::span<const double> x) {
     c.norm = norm_of(y);
     c.position.assign(d, 0.0), c.codes.assign(d, 0);
     if (c.norm == 0) return c;
+    if (f.kind == FormatKind::Trellis) {
+        const double limit = trellis_metric(f.bits).limit;
+        for (size_t i = 0; i < d; i++)
+            c.position[i] = std::clamp(y[i] / c.norm * std::sqrt(static_cast<double>(d)) * kTrellisSteps, -limit, limit);
+        c.codes = best_path(f, c.position);
+        c.scale = scale_for(f, c.norm, c.codes);
+        return c;
+    }
     double top = 0;
     for (const double v : y) top = std::max(top, std::fabs(v));
     for (size_t i = 0; i < d; i++) {
@@ -117,13 +205,14 @@ double edge_distance(const Format& f, double position) {
 
 double scale_for(const Format& f, double norm, std::span<const uint8_t> codes) {
     double sum = 0;
-    for (const uint8_t c : codes) sum += static_cast<double>(level(f, c)) * level(f, c);
+    for (const int l : levels_of(f, codes)) sum += static_cast<double>(l) * l;
     return sum == 0 ? 0 : norm / (unit(f) * std::sqrt(sum));
 }
 
 std::vector<double> levels(const Format& f, int head_dim, const CodedRow& row) {
-    std::vector<double> y(static_cast<size_t>(head_dim));
-    for (int i = 0; i < head_dim; i++) y[i] = half_to_float(row.scale) * unit(f) * level(f, row.codes[i]);
+    std::vector<double>    y(static_cast<size_t>(head_dim));
+    const std::vector<int> level = levels_of(f, std::span(row.codes, y.size()));
+    for (size_t i = 0; i < y.size(); i++) y[i] = half_to_float(row.scale) * unit(f) * level[i];
     return y;
 }
 

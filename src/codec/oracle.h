@@ -9,10 +9,11 @@
 
 namespace tightkv::oracle {
 
-std::vector<int> blocks(int head_dim);       // power-of-two blocks, largest first
-double           sign(int index, int which); // +-1; which: 0 = S1, 1 = S2
-double           unit(const Format& f);      // value of int8 level 1 at scale 1
-int              level(const Format& f, uint8_t code);
+std::vector<int> blocks(int head_dim);                 // power-of-two blocks, largest first
+double           sign(int index, int which);           // +-1; which: 0 = S1, 1 = S2
+double           unit(const Format& f);                // value of int8 level 1 at scale 1
+int              level(const Format& f, uint8_t code); // not of trellis formats
+std::vector<int> levels_of(const Format& f, std::span<const uint8_t> codes);
 
 // y = T x and x = T^-1 y, [d].
 std::vector<double> forward(std::span<const double> x);
@@ -22,12 +23,20 @@ std::vector<double> forward_by_definition(std::span<const double> x);
 
 // One pass of the encoder (without the search for the fixed point). Codes are decided where `position` crosses `edge`s.
 struct Coded {
-    std::vector<double>  position;  // [d] turbo2/3/4: 2048ths of a standard deviation; turbo8: 127ths of the largest magnitude
-    std::vector<uint8_t> codes;     // [d]
+    std::vector<double> position; // [d] turbo2/3/4: 2048ths of a standard deviation, turbo2t/3t/4t: 8192ths, within the limit of trellis.h;
+                                  // turbo8: 127ths of the largest magnitude
+    std::vector<uint8_t> codes;   // [d]
     double               norm  = 0; // |y|
     double               scale = 0; // |y| / (unit * |level(codes)|), not rounded to fp16
 };
 Coded encode_once(const Format& f, std::span<const double> x);
+// Trellis formats: what a path costs beyond nothing, Σ min((position - level)², cap), in squared fixed-point steps; the least there is
+// comes from a brute-force search over all cyclic paths of every segment. reach: Σ of the capped distances.
+struct PathCost {
+    double sum = 0, reach = 0;
+};
+PathCost             path_cost(const Format& f, std::span<const double> position, std::span<const uint8_t> codes);
+std::vector<uint8_t> best_path(const Format& f, std::span<const double> position);
 // Distance of a position from the nearest decision edge.
 double edge_distance(const Format& f, double position);
 // |y| / (unit * |level|) for codes decided by someone else.

@@ -1,8 +1,10 @@
-// The encoder, written once over four primitives of an ISA (struct Ops), so that every ISA gives the same bits:
+// The encoder, written once over the primitives of an ISA (struct Ops), so that every ISA gives the same bits:
 //   void  hadamard(float* x, int n, const float* before, const float* after)   x *= before; butterflies from stride 1 upwards; x *= after
 //   float sum_squares(const float* x, int d) 16 strided accumulators, folded 16 -> 8 -> 4 -> 2 -> 1; d % 16 == 0
 //   int   code_levels(const float* y, int d, float to_fixed, const Codebook&, uint8_t* codes)   returns Σ level²
 //   void  levels_of(const uint8_t* codes, int d, const Codebook&, float w, float* y)            y = w * level
+//   int   code_trellis(const float* y, int d, float to_fixed, int bits, uint8_t* codes)         the same by the best path
+//   void  trellis_levels_of(const uint8_t* codes, int d, int bits, float w, float* y)
 //   void  round_to_half(float* x, int d)     x = f32(f16(x))
 // Units that include this are compiled without contraction of a*b+c (cmake: -ffp-contract=off).
 #pragma once
@@ -15,6 +17,7 @@
 #include "codec/row.h"
 #include "codec/stable_range.h"
 #include "codec/transform.h"
+#include "codec/trellis.h"
 
 namespace tightkv {
 namespace { // one copy per ISA: never merged by the linker
@@ -37,6 +40,9 @@ template <class Ops> RowStatus code_row(const Format& f, int d, const float* y, 
         const Codebook& book = codebook(f.bits);
         unit                 = book.unit;
         level_norm2 = Ops::code_levels(y, d, kThresholdSteps * std::sqrt(static_cast<float>(d)) / std::sqrt(norm2), book, row.codes);
+    } else if (f.kind == FormatKind::Trellis) {
+        unit        = trellis(f.bits).unit;
+        level_norm2 = Ops::code_trellis(y, d, kTrellisSteps * std::sqrt(static_cast<float>(d)) / std::sqrt(norm2), f.bits, row.codes);
     } else {
         unit                = kUniformUnit;
         const float to_code = 127.0f / largest_magnitude(y, d);
@@ -61,6 +67,8 @@ template <class Ops> void decode(const Format& f, const Transform& t, const Code
     const float s = half_to_float(row.scale);
     if (f.kind == FormatKind::Levels) {
         Ops::levels_of(row.codes, d, codebook(f.bits), s * codebook(f.bits).unit, x);
+    } else if (f.kind == FormatKind::Trellis) {
+        Ops::trellis_levels_of(row.codes, d, f.bits, s * trellis(f.bits).unit, x);
     } else {
         const float w = s * kUniformUnit;
         for (int i = 0; i < d; i++) x[i] = w * static_cast<float>(static_cast<int8_t>(row.codes[i]));

@@ -7,6 +7,17 @@
 //   3 bit: planes A = v0 | v1<<4, B = v2 | v3<<4, C = v4 | v5<<4; bit 3 of A, B, C = bits 0, 1, 2 of v6, bit 7 those of v7
 //   2 bit: plane p = v_4p | v_4p+1 << 2 | v_4p+2 << 4 | v_4p+3 << 6
 //   8 bit: plane p = v_p
+// Trellis formats (trellis.h) pack the eight vectors as four units of two nibbles, so that the predecessors of a unit are one unit, too:
+//   K: unit u = v_u | v_u+4 << 4, V: unit u = v_2u | v_2u+1 << 4
+//   4 bit: plane u = unit u
+//   2 bit: plane p = unit 2p | unit 2p+1 << 2
+//   3 bit: a code n has a phase f, K: f = u, V: f = (u + dword/4) mod 4. Its nibble is 2n rotated left by f: bit b at (b + 1 + f) mod 4,
+//   and
+//          position f is free. Planes 0, 1, 2 = units 0, 1, 2; of unit 3 position i is in the plane where i is free. The predecessor has
+//          phase f - 1, its bit b thus position (b + f) mod 4: (nibble XOR predecessor's nibble) = (2n XOR p) rotated left by f.
+// Predecessors. K, same byte: unit u - 1; of unit 0: unit 3 of the group before, and in the first group unit 3 of the last one with its
+// nibbles swapped. V, same nibble: four dwords before (same plane and token group); of dwords 0-3: dwords 12-15 two dim groups before, for
+// dim group 0 of the last one, for 1 of the last but one.
 // Groups: K [token block of 16: 4][dim group of 32: d/32], V [dim group of 16: d/16][token group of 32: 2], each bits*64 bytes.
 // After the codes: fp16 scale[64]. f16 tiles are [64 tokens][d] and nothing else.
 // Any token of any tile can be rewritten; two threads must not write tokens of one V tile at the same time (bytes mix tokens).

@@ -7,6 +7,7 @@
 #include "base/half.h"
 #include "base/softmax_state.h"
 #include "codec/codebook_tables.h"
+#include "codec/trellis.h"
 #include "cpu/kernel_table.h"
 
 namespace tightkv {
@@ -21,7 +22,9 @@ inline float mask_value(const AttendArgs& a, int r, int j) {
 }
 
 // Value in standard deviations of int8 level 1, of a format with a transform.
-inline float unit_of(const Format& f) { return f.kind == FormatKind::Uniform ? kUniformUnit : codebook(f.bits).unit; }
+inline float unit_of(const Format& f) {
+    return f.kind == FormatKind::Uniform ? kUniformUnit : f.kind == FormatKind::Trellis ? trellis(f.bits).unit : codebook(f.bits).unit;
+}
 
 inline bool all_finite(const float* x, int d) {
     uint32_t top = 0; // of the exponent fields: vectorises, where a sum of floats must not
@@ -80,6 +83,10 @@ inline void transformed_row(const TileRun& run, Operand op, int j, float* x) {
     const float s = half_to_float(row.scale);
     if (run.format.kind == FormatKind::Uniform) {
         for (int i = 0; i < d; i++) x[i] = s * kUniformUnit * static_cast<float>(static_cast<int8_t>(row.codes[i]));
+    } else if (run.format.kind == FormatKind::Trellis) {
+        int8_t level[kMaxHeadDim];
+        trellis_levels(trellis(run.format.bits), d, row.codes, level);
+        for (int i = 0; i < d; i++) x[i] = s * trellis(run.format.bits).unit * static_cast<float>(level[i]);
     } else {
         const Codebook& book = codebook(run.format.bits);
         for (int i = 0; i < d; i++) x[i] = s * book.unit * static_cast<float>(book.level[row.codes[i]]);

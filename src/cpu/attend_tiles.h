@@ -94,8 +94,18 @@ template <class Isa> struct Attention : Vectors<Isa> {
         else Isa::template weigh_of<4, R>(tile, d, w8, step, o);
     }
 
+    // Row by row: for formats without an expansion of their own.
+    static void expand_rows(const Format& f, Operand op, const uint8_t* tile, int d, float* out) {
+        float         row[kMaxHeadDim];
+        const TileRun run{tile, f, d};
+        for (int t = 0; t < kTileTokens; t++) {
+            transformed_row(run, op, t, op == Operand::V ? out + static_cast<size_t>(t) * d : row);
+            for (int i = 0; i < d && op == Operand::K; i++) out[static_cast<size_t>(i) * kTileTokens + t] = row[i];
+        }
+    }
     static void expand(const Format& f, Operand op, const uint8_t* tile, int d, float* out) {
         if (!f.transformed()) return Isa::expand_f16(op, tile, d, out);
+        if (f.kind == FormatKind::Trellis) return expand_rows(f, op, tile, d, out);
         switch (f.bits) {
         case 2: return op == Operand::K ? Isa::template expand_k<2>(f, tile, d, out) : Isa::template expand_v<2>(f, tile, d, out);
         case 3: return op == Operand::K ? Isa::template expand_k<3>(f, tile, d, out) : Isa::template expand_v<3>(f, tile, d, out);

@@ -107,6 +107,12 @@ struct Avx2Ops {
             _mm256_storeu_ps(y + i + 8, _mm256_mul_ps(f, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(v, 8)))));
         }
     }
+    static int code_trellis(const float* y, int d, float to_fixed, int bits, uint8_t* codes) {
+        return scalar_code_trellis(y, d, to_fixed, bits, codes);
+    }
+    static void trellis_levels_of(const uint8_t* codes, int d, int bits, float w, float* y) {
+        scalar_trellis_levels_of(codes, d, bits, w, y);
+    }
     static void round_to_half(float* x, int d) {
         for (int i = 0; i < d; i += 8)
             _mm256_storeu_ps(x + i, _mm256_cvtph_ps(_mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT)));

@@ -97,6 +97,12 @@ struct Avx512Ops {
             _mm512_storeu_ps(y + i, _mm512_mul_ps(_mm512_set1_ps(w), _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(v))));
         }
     }
+    static int code_trellis(const float* y, int d, float to_fixed, int bits, uint8_t* codes) {
+        return scalar_code_trellis(y, d, to_fixed, bits, codes);
+    }
+    static void trellis_levels_of(const uint8_t* codes, int d, int bits, float w, float* y) {
+        scalar_trellis_levels_of(codes, d, bits, w, y);
+    }
     static void round_to_half(float* x, int d) {
         for (int i = 0; i < d; i += 16)
             _mm512_storeu_ps(x + i, _mm512_cvtph_ps(_mm512_cvtps_ph(_mm512_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT)));

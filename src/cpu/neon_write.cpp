@@ -97,6 +97,12 @@ struct NeonOps {
             put(y + i + 12, vget_high_s16(hi));
         }
     }
+    static int code_trellis(const float* y, int d, float to_fixed, int bits, uint8_t* codes) {
+        return scalar_code_trellis(y, d, to_fixed, bits, codes);
+    }
+    static void trellis_levels_of(const uint8_t* codes, int d, int bits, float w, float* y) {
+        scalar_trellis_levels_of(codes, d, bits, w, y);
+    }
     static void round_to_half(float* x, int d) {
         for (int i = 0; i < d; i += 4) vst1q_f32(x + i, vcvt_f32_f16(vcvt_f16_f32(vld1q_f32(x + i))));
     }

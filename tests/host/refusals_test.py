@@ -18,7 +18,6 @@ class Refusals(HostTest):
             "": ("TIGHTKV is not set", "TIGHTKV=turbo4"),
             "nonsense": ("TIGHTKV:", "nonsense", "turbo2", "turbo3", "turbo4", "turbo8"),
             "k=turbo4:v=": ("TIGHTKV:", "turbo4"),
-            "turbo3t": ("TIGHTKV:", "turbo3t", "not in this version"),
             "turbo4:sink=4": ("TIGHTKV:", "sink", "not in this version"),
         }.items():
             with self.subTest(cache):

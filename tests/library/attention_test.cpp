@@ -34,8 +34,9 @@ TEST(Attention, EveryPairOfFormats) { // few rows stay on the packed codes, 14 r
 
 TEST(Attention, HeadDims) {
     const int         dims[][2] = {{32, 32}, {96, 96}, {128, 128}, {192, 128}, {64, 160}, {256, 256}, {576, 512}, {320, 96}, {1024, 1024}};
-    const char* const formats[][2] = {
-        {"turbo4", "turbo3"}, {"turbo2", "turbo4"}, {"turbo3", "turbo2"}, {"turbo8", "f16"}, {"f16", "turbo8"}};
+    const char* const formats[][2] = {{"turbo4", "turbo3"},   {"turbo2", "turbo4"},  {"turbo3", "turbo2"},
+                                      {"turbo8", "f16"},      {"f16", "turbo8"},     {"turbo4t", "turbo3t"},
+                                      {"turbo3t", "turbo2t"}, {"turbo2t", "turbo4"}, {"turbo3", "turbo4t"}};
     for (const auto& d : dims)
         for (const auto& f : formats)
             for (const int n_tokens : {1, 10}) {

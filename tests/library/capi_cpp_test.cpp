@@ -136,7 +136,7 @@ TEST(CApi, ScatteredCells) {
 
 // "A row that holds NaN or Inf is refused: stored as zeros and counted": in every format, f16 too, and per KV head.
 TEST(CApi, RefusedRowsAreCounted) {
-    for (const char* spec : {"turbo2", "turbo3", "turbo4", "turbo8", "f16"}) {
+    for (const char* spec : {"turbo2", "turbo3", "turbo4", "turbo8", "f16", "turbo2t", "turbo3t", "turbo4t"}) {
         const Cache        c = make(spec);
         std::vector<float> x(2 * 64, 1.0f), back(2 * 64);
         for (const float bad : {NAN, INFINITY, -INFINITY}) {

@@ -29,7 +29,8 @@ struct Place {
     size_t byte;
     int    bit;
 };
-Place place(int bits, Operand op, int d, int token, int dim, int bit) {
+Place place(const Format& f, Operand op, int d, int token, int dim, int bit) {
+    const int bits = f.bits;
     // position in a group of eight vectors: vector index, dword, byte of the dword
     int    vector, dword, byte;
     size_t group;
@@ -41,7 +42,14 @@ Place place(int bits, Operand op, int d, int token, int dim, int bit) {
         vector = token % 32 / 4, dword = dim % 16, byte = token % 4;
     }
     int plane, at;
-    if (bits == 8) plane = vector, at = bit;
+    if (f.kind == FormatKind::Trellis) { // unit u, nibble high or low
+        const int u = op == Operand::K ? vector % 4 : vector / 2, high = op == Operand::K ? vector / 4 : vector % 2;
+        const int phase = op == Operand::K ? u : (u + dword / 4) % 4, position = bits == 3 ? (bit + 1 + phase) % 4 : bit;
+        plane = bits == 2 ? u / 2 : u;
+        at    = 4 * high + position + (bits == 2 ? u % 2 * 2 : 0);
+        for (int p = 0; p < 3 && u == 3 && bits == 3; p++) // the plane whose own unit leaves the position free
+            if ((op == Operand::K ? p : (p + dword / 4) % 4) == position) plane = p;
+    } else if (bits == 8) plane = vector, at = bit;
     else if (bits == 4) plane = vector / 2, at = 4 * (vector % 2) + bit;
     else if (bits == 2) plane = vector / 4, at = 2 * (vector % 4) + bit;
     else if (vector < 6) plane = vector / 2, at = 4 * (vector % 2) + bit;
@@ -69,7 +77,7 @@ TEST_P(Tile, LayoutIsAsWritten) {
                 for (int i = 0; i < d; i++) {
                     unsigned code = 0;
                     for (int b = 0; b < f->bits; b++) {
-                        const Place p = place(f->bits, op, d, t, i, b);
+                        const Place p = place(*f, op, d, t, i, b);
                         ASSERT_LT(p.byte, tile_code_bytes(*f, d));
                         code |= (tile[p.byte] >> p.bit & 1u) << b;
                     }

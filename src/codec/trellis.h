@@ -1,0 +1,75 @@
+// The trellis formats turbo2t, turbo3t, turbo4t: trellis-coded quantisation (Marcellin & Fischer 1990) with 8 states, in the bytes of the
+// scalar sister. The level of a value follows from its own code n, its predecessor's p and, at 2 bits, the one before that, o:
+//   2 bit: table[4n ^ p ^ 4(o & 1)]    3 bit: table[2n ^ p]    4 bit: table[n] + second[p & 7]
+// A row is four segments of d/4 values. A segment is cyclic (tail-biting): the predecessor of its first value is its last, so no start
+// state is stored. Coordinate c of the transformed row, with c = 32 g + 16 h + 4 u + s (h < 2, u < 4, s < 4), is value h d/8 + 4 g + u of
+// segment s. That order makes the predecessor cheap in both kinds of tiles (tile.h); codes of a row are kept in the order of coordinates.
+#pragma once
+#include <array>
+#include <cstdint>
+
+#include "codec/row.h"
+
+namespace tightkv {
+
+inline constexpr int kSegments = 4, kTrellisStates = 8;
+
+struct Trellis {
+    int                    bits;
+    float                  unit; // value in sigma of level 1
+    std::array<int8_t, 16> table;
+    std::array<int8_t, 8>  second; // zeros but at 4 bits
+};
+
+inline constexpr Trellis kTrellis2 = {2, 2.16391f / 127, {22, 49, 84, -43, -24, 2, -76, -126, -81, 127, -22, 46, 74, -51, 22, -1}, {}};
+inline constexpr Trellis kTrellis3 = {3, 2.50883f / 127, {4, -125, 91, -16, 51, -68, 26, -38, 127, 38, -26, 68, -52, -5, -90, 15}, {}};
+inline constexpr Trellis kTrellis4 = {
+    4, 3.26241f / 127, {-97, -64, -49, -39, -30, -21, -13, 4, -5, 13, 21, 30, 40, 50, 63, 89}, {-2, 12, -30, -18, 32, -9, 21, 5}};
+
+// bits = 2, 3 or 4
+constexpr const Trellis& trellis(int bits) { return bits == 2 ? kTrellis2 : bits == 3 ? kTrellis3 : kTrellis4; }
+
+// Coordinate of value e of segment s.
+constexpr int trellis_coordinate(int head_dim, int s, int e) {
+    const int half = head_dim / 8, h = e / half, k = e % half;
+    return 32 * (k / 4) + 16 * h + 4 * (k % 4) + s;
+}
+
+// Where codes are searched: fixed point with this many steps per standard deviation.
+inline constexpr int kTrellisSteps = 8192;
+
+// The metric of a branch, the same integers on every ISA level: with d = x - level in fixed point, e = d doubled `doublings` times with
+// saturation to int16, it is min((e² + 2^14) >> 15, cap) without its low three bits, which name the branch (tag). cap keeps the sums of 16
+// bits from overflowing (trellis_search.h) and values are held within +-limit, half the distance of the cap beyond the outermost level.
+struct TrellisMetric {
+    int                     doublings;
+    uint16_t                cap;
+    int16_t                 limit;
+    std::array<int16_t, 16> table; // in fixed point
+    std::array<int16_t, 8>  second;
+};
+// bits = 2, 3 or 4
+const TrellisMetric& trellis_metric(int bits);
+
+// The code of a value between two states. At 4 bits that leaves n and n + 8 (in fixed point table[n] < table[n + 8]): the nearer one.
+template <int Bits> constexpr int trellis_code(const TrellisMetric& m, int x, int after, int before) {
+    if constexpr (Bits == 2) return after & 3;
+    if constexpr (Bits == 3) return after;
+    const auto   y = 2 * (x - m.second[static_cast<size_t>(before)]);
+    const size_t n = static_cast<size_t>(after);
+    return after + (y > m.table[n] + m.table[n + 8] ? 8 : 0);
+}
+
+// int8 levels of a row, [head_dim].
+void trellis_levels(const Trellis& t, int head_dim, const uint8_t* codes, int8_t* levels);
+
+// The best codes of a row: in every segment the cyclic path with the least sum of metrics, exactly. x: [head_dim] fixed point within
+// +-limit. Scalar reference; the searches of the ISA levels give the same codes. Among equals the lowest tag wins on the way, the lowest
+// start state at the end.
+void trellis_search(int bits, int head_dim, const int16_t* x, uint8_t* codes);
+
+// The primitives of row_encode.h by way of these two: for levels without a search of their own.
+int  scalar_code_trellis(const float* y, int head_dim, float to_fixed, int bits, uint8_t* codes);
+void scalar_trellis_levels_of(const uint8_t* codes, int head_dim, int bits, float w, float* y);
+
+} // namespace tightkv
