@@ -262,6 +262,17 @@ void check_command(const CLI::App& app, int argc, char** argv, int at, const cha
         throw usage_error(fmt::format("unknown command '{}'; accepted: {}", argv[at], accepted));
 }
 
+// `tightkv run` without '--': the first word that is no option of ours is the program. Its own options would be taken for ours.
+void check_separator(const CLI::App& run, int argc, char** argv) {
+    for (int i = 2; i < argc; i++) {
+        if (argv[i][0] != '-')
+            throw usage_error(
+                fmt::format("'--' is missing before the program: tightkv run --cache SPEC -- {}{}", argv[i], i + 1 < argc ? " …" : ""));
+        const CLI::Option* option = run.get_option_no_throw(argv[i]); // null for --name=value, too
+        if (option && option->get_items_expected_min() > 0) i++;
+    }
+}
+
 int dispatch(int argc, char** argv) {
     Options   o;
     CLI::App  app(kMainHelp, "tightkv");
@@ -287,6 +298,7 @@ int dispatch(int argc, char** argv) {
         char** const end = argv + argc;
         char** const cut = std::find_if(argv + 1, end, [](const char* a) { return std::strcmp(a, "--") == 0; });
         if (cut != end) o.run.command.assign(cut + 1, end);
+        else check_separator(*run, argc, argv);
         argc = static_cast<int>(cut - argv);
     }
     try {

@@ -138,6 +138,10 @@ TEST(Cli, RunRefusesAndReportsLikeAShell) {
     expect_error("run --cache turbo9 -- true", 2, {"turbo9", "turbo2"});
     expect_error("run -- true", 2, {"--cache"});
     expect_error("run --cache turbo4", 2, {"--"});
+    for (const char* options :
+         {"--cache turbo4", "--cache=turbo4 --stats", "--stats --adapter x.so"}) // none of the program's words is ours
+        expect_error(std::string("run ") + options + " llama-bench -m x.gguf --help", 2, {"'--' is missing", "-- llama-bench"});
+    expect_error("run --cache turbo4 --bogus", 2, {"--bogus"});
     expect_error("run --cache turbo4 -- /nonexistent/program", 127, {"/nonexistent/program"});
     expect_error("run --cache turbo4 --adapter /nonexistent.so -- true", 1, {"/nonexistent.so"});
 }
