@@ -238,18 +238,19 @@ void announce(const ggml_tensor* cache_view) {
     if (kv->announced) return;
     kv->announced = true;
     size_t bytes = 0, f16 = 0;
-    int    compressed = 0, dk = 0, dv = 0;
+    int    compressed = 0, exact = 0, dk = 0, dv = 0; // exact: f16 rows because the specification says so
     for (const auto& [address, c] : kv->caches) {
         bytes += c->packed_bytes();
         f16 += static_cast<size_t>(c->n_embd() * c->n_cells() * c->n_streams()) * 2;
-        compressed += c->mode() == CacheMode::kTiles;
+        if (c->mode() == CacheMode::kTiles) (c->format().transformed() ? compressed : exact)++;
         if (c->head_dim()) (c->operand() == Operand::K ? dk : dv) = c->head_dim();
     }
-    char line[256];
-    std::snprintf(line, sizeof line,
-                  "KV cache %s: %d of %zu tensors compressed, head_dim %d/%d, %.2f MiB, %.3f bits per value (f16: %.2f MiB)",
-                  kv->spec.to_string().c_str(), compressed, kv->caches.size(), dk, dv, static_cast<double>(bytes) / 1048576.0,
-                  16.0 * static_cast<double>(bytes) / static_cast<double>(f16), static_cast<double>(f16) / 1048576.0);
+    const std::string as_f16 = exact ? ", " + std::to_string(exact) + " f16 by the specification" : "";
+    char              line[512];
+    std::snprintf(
+        line, sizeof line, "KV cache %s: %d of %zu tensors compressed%s, head_dim %d/%d, %.2f MiB, %.3f bits per value (f16: %.2f MiB)",
+        kv->spec.to_string().c_str(), compressed, kv->caches.size(), as_f16.c_str(), dk, dv, static_cast<double>(bytes) / 1048576.0,
+        16.0 * static_cast<double>(bytes) / static_cast<double>(f16), static_cast<double>(f16) / 1048576.0);
     inform(line);
 }
 

@@ -1,8 +1,8 @@
-"""Caches of which only a part is ours: flash attention off, quantised cache types of the host.
+"""Caches of which only a part is compressed: flash attention off, quantised cache types of the host, layers that stay f16.
 
 Bounds as in quality_test. A reader that takes one side's bytes for the other's format gives perplexities in the thousands.
 """
-from harness import Divergence, HostTest, final_ppl, main, perplexity
+from harness import Divergence, HostTest, complete, final_ppl, main, perplexity
 
 TURBO4 = 0.048
 SIZE = {"ctx": 256, "chunks": 2}
@@ -34,6 +34,14 @@ class CacheTypes(HostTest):
         d = self.measure("-ctv", "q8_0", compressed=(30, 30))
         self.assertGreater(d.kld, TURBO4 / 3)
 
+    def test_layers_that_the_specification_leaves_exact(self):
+        # Ours all the same, and native; the line does not call them compressed.
+        output = complete("The capital of France is", 4, cache="turbo4:first=f16x2:last=turbo8x1")
+        stats = self.assertActive(output)
+        self.assertEqual(output.tensors(), (56, 60), output)
+        self.assertIn("56 of 60 tensors compressed, 4 f16 by the specification, head_dim 64/64, ", output.err)
+        self.assertEqual((stats["generic_ops"], stats["fallback_ops"]), (0, 0), output)
+
     def floor(self):
         return Divergence("-ctk", "q8_0", "-ctv", "q8_0", cache=None, **SIZE)
 
@@ -47,4 +55,4 @@ class CacheTypes(HostTest):
 
 
 if __name__ == "__main__":
-    main("llama-perplexity")
+    main("llama-perplexity", "llama-completion")
