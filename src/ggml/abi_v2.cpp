@@ -5,6 +5,7 @@
 #include "ggml/guard.h"
 #include "ggml/hooks.h"
 #include "ggml/kv_buffer.h"
+#include "ggml/other_types.h"
 #include "ggml/stats.h"
 
 namespace tightkv {
@@ -26,6 +27,7 @@ ggml_backend_buffer_t kv_alloc(ggml_backend_buffer_type_t, size_t size) {
 // The run of cache tensors asked about on this thread since the last other question.
 struct Query {
     std::vector<const ggml_tensor*> caches;                 // those we would compress
+    OtherTypes                      others;                 // those we would not
     size_t                          n_tensors = 0, sum = 0; // count and padded sizes of all cache_* tensors, ours or not
 };
 thread_local Query query;
@@ -40,6 +42,7 @@ size_t get_alloc_size(ggml_backend_buffer_type_t buft, const ggml_tensor* t) {
     query.sum += GGML_PAD(n, host_type.get_alignment(buft));
     guarded([&] {
         if (is_cache_tensor(t)) query.caches.push_back(t);
+        else query.others.look_at(t);
     });
     return n;
 }
@@ -49,7 +52,9 @@ ggml_backend_buffer_t alloc_compressed(size_t size) {
     const Query seen = std::move(query);
     query            = {};
     const auto spec  = active_spec();
-    if (!spec || size == 0 || seen.caches.empty()) return nullptr;
+    if (!spec || size == 0) return nullptr;
+    if (size == seen.sum) seen.others.tell();
+    if (seen.caches.empty()) return nullptr;
     if (size != seen.sum) {
         say_once("a cache is left to the host as f16: its allocation was not recognised");
         return nullptr;

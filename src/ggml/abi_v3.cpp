@@ -6,6 +6,7 @@
 #include "ggml/guard.h"
 #include "ggml/hooks.h"
 #include "ggml/kv_buffer.h"
+#include "ggml/other_types.h"
 #include "ggml/stats.h"
 
 namespace tightkv {
@@ -62,10 +63,19 @@ size_t padded_size(ggml_backend_buffer_type_t buft, ggml_tensor** tensors, int n
     return size;
 }
 
+void tell_other_types(ggml_tensor** tensors, int n) {
+    OtherTypes others;
+    for (int i = 0; i < n; i++)
+        if (needs_room(tensors[i])) others.look_at(tensors[i]);
+    others.tell();
+}
+
 // Null: nothing to compress.
 ggml_backend_buffer_t alloc_compressed(ggml_backend_buffer_type_t buft, ggml_tensor** tensors, int n) {
-    const auto spec   = active_spec();
-    const auto caches = spec ? caches_in(tensors, n) : std::vector<const ggml_tensor*>{};
+    const auto spec = active_spec();
+    if (!spec) return nullptr;
+    tell_other_types(tensors, n);
+    const auto caches = caches_in(tensors, n);
     if (caches.empty()) return nullptr;
     const auto n_tensors = static_cast<size_t>(std::count_if(tensors, tensors + n, needs_room));
     if (ggml_backend_buffer_t b = place(allocate_kv_buffer(padded_size(buft, tensors, n), n_tensors, caches, *spec), tensors, n)) return b;

@@ -21,6 +21,10 @@ class CacheTypes(HostTest):
         self.assertLess(d.kld, 2 * TURBO4 + 3 * d.kld_se)
         return d
 
+    def assertLeftToTheHost(self, output, what):
+        said = [line for line in output.ours() if "left to the host; tightkv compresses f16 caches" in line]
+        self.assertEqual(said, [f"tightkv: {what} left to the host; tightkv compresses f16 caches"], output)
+
     def test_flash_attention_off(self):
         d = self.measure("-fa", "off", compressed=(30, 60))
         self.assertGreater(d.kld, TURBO4 / 3)  # the keys are compressed
@@ -28,10 +32,12 @@ class CacheTypes(HostTest):
     def test_keys_of_the_host(self):
         # The values' share of turbo4's divergence is small, but above the floor of 8 bits.
         d = self.measure("-ctk", "q8_0", compressed=(30, 30))
+        self.assertLeftToTheHost(d.output, "keys of type q8_0")
         self.assertGreater(d.kld, 2 * self.floor().kld - 3 * d.kld_se)
 
     def test_values_of_the_host(self):
         d = self.measure("-ctv", "q8_0", compressed=(30, 30))
+        self.assertLeftToTheHost(d.output, "values of type q8_0")
         self.assertGreater(d.kld, TURBO4 / 3)
 
     def test_layers_that_the_specification_leaves_exact(self):
@@ -51,6 +57,7 @@ class CacheTypes(HostTest):
         self.assertRan(ours)
         self.assertTrue(ours.start_line().startswith("tightkv: active, "), ours)
         self.assertEqual(ours.stats()["native_writes"] + ours.stats()["generic_ops"], 0, ours)
+        self.assertLeftToTheHost(ours, "cache of type q8_0")
         self.assertEqual(final_ppl(ours), final_ppl(stock))
 
 
