@@ -1,5 +1,5 @@
-# cmake -DSOURCE=… -DWORK=… -DHOST=… -DAPI=… -P tool_build.cmake: configures and builds the tool in WORK against the llama.cpp in HOST, and
-# runs it. Fails where any step does. WORK stays: the next run compiles what has changed.
+# cmake -DSOURCE=… -DWORK=… -DHOST=… -DAPI=… -P tool_build.cmake: configures and builds the tool in WORK against the llama.cpp in HOST, as
+# one's own (TIGHTKV_LLAMA_DIR) whose build tree lies outside its source tree, and runs it. Fails where any step does. WORK stays: the next run compiles what has changed.
 if(NOT EXISTS ${HOST}/src/include/llama.h OR NOT EXISTS ${HOST}/build/bin/libllama.so)
   message("skipped: no host in ${HOST} (./run test prepares it)")
   return()
@@ -25,7 +25,7 @@ endfunction()
 
 step("configure" ${CMAKE_COMMAND} -S ${SOURCE} -B ${WORK} -G ${GENERATOR} -DCMAKE_BUILD_TYPE=${CONFIG} -DCMAKE_CXX_COMPILER=${CXX} -DCMAKE_C_COMPILER=${CC}
   -DCMAKE_C_COMPILER_LAUNCHER=${LAUNCHER} -DCMAKE_CXX_COMPILER_LAUNCHER=${LAUNCHER} -DTIGHTKV_BUILD_TESTS=OFF
-  -DTIGHTKV_LLAMA_DIR= -DTIGHTKV_LLAMA_SRC=${HOST}/src -DTIGHTKV_LLAMA_BUILD=${HOST}/build)
+  -DTIGHTKV_LLAMA_DIR=${HOST}/build -DTIGHTKV_LLAMA_SRC= -DTIGHTKV_LLAMA_BUILD=)
 step("build" ${CMAKE_COMMAND} --build ${WORK} --config ${CONFIG} --target tightkv_tool)
 find_program(tool NAMES tightkv PATHS ${WORK}/bin NO_DEFAULT_PATH REQUIRED)
 step("tightkv info" ${tool} info)
