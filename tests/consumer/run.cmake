@@ -1,4 +1,4 @@
-# cmake -DBUILD=… -DSOURCE=… -DWORK=… -P run.cmake: fails where any step does.
+# cmake -DBUILD=… -DSOURCE=… -DWORK=… -P run.cmake: fails where any step does. The project comes as one of C alone, and as one of C and C++.
 file(REMOVE_RECURSE ${WORK})
 file(MAKE_DIRECTORY ${WORK})
 function(step what)
@@ -21,8 +21,15 @@ foreach(file ${config_files})
     message(FATAL_ERROR "${file} names the build tree ${BUILD}")
   endif()
 endforeach()
-step("configure" ${CMAKE_COMMAND} -S ${SOURCE} -B ${WORK}/build -G ${GENERATOR} -DCMAKE_BUILD_TYPE=${CONFIG}
-  -DCMAKE_PREFIX_PATH=${WORK}/prefix -DCMAKE_CXX_COMPILER=${CXX} -DCMAKE_C_COMPILER=${CC} -DWANTED_VERSION=${VERSION})
-step("build" ${CMAKE_COMMAND} --build ${WORK}/build --config ${CONFIG})
-find_program(consumer NAMES consumer PATHS ${WORK}/build ${WORK}/build/${CONFIG} NO_DEFAULT_PATH REQUIRED)
-step("run" ${consumer})
+foreach(with_cxx OFF ON)
+  set(build ${WORK}/build_${with_cxx})
+  set(compilers -DCMAKE_C_COMPILER=${CC})
+  if(with_cxx)
+    list(APPEND compilers -DCMAKE_CXX_COMPILER=${CXX})
+  endif()
+  step("configure, C++ ${with_cxx}" ${CMAKE_COMMAND} -S ${SOURCE} -B ${build} -G ${GENERATOR} -DCMAKE_BUILD_TYPE=${CONFIG}
+    -DCMAKE_PREFIX_PATH=${WORK}/prefix ${compilers} -DWITH_CXX=${with_cxx} -DWANTED_VERSION=${VERSION})
+  step("build, C++ ${with_cxx}" ${CMAKE_COMMAND} --build ${build} --config ${CONFIG})
+  find_program(consumer_${with_cxx} NAMES consumer PATHS ${build} ${build}/${CONFIG} NO_DEFAULT_PATH REQUIRED)
+  step("run, C++ ${with_cxx}" ${consumer_${with_cxx}})
+endforeach()
