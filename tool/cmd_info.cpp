@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "cache/read_path.h"
+#include "cache_listing.h"
 #include "codec/format.h"
 #include "commands.h"
 #include "cpu/kernel_table.h"
@@ -58,6 +59,34 @@ Json host_report(const std::string& adapter) {
             {"handshake", adapter_handshake()}};
 }
 
+// The cache folder and what is in it; null where no variable says which folder that is.
+Json cache_report() {
+    std::string folder;
+    try {
+        folder = cache_folder();
+    } catch (const Failure&) {
+        return nullptr;
+    }
+    Json entries = Json::array();
+    for (const CacheEntry& e : list_cache(folder)) entries.push_back({{"name", e.name}, {"bytes", e.bytes}, {"what", e.what}});
+    return {{"folder", folder}, {"entries", entries}};
+}
+
+std::string cache_text(const Json& cache) {
+    if (cache.is_null()) return "cache folder: none (neither HOME nor TIGHTKV_CACHE is set)\n";
+    const std::string folder = cache["folder"];
+    if (cache["entries"].empty()) return fmt::format("cache folder: {} (nothing in it)\n", folder);
+    double            mib = 0;
+    std::vector<Json> rows;
+    for (const Json& e : cache["entries"]) {
+        const double m = e["bytes"].get<double>() / (1 << 20);
+        mib += m;
+        rows.push_back({{"name", e["name"]}, {"mib", m}, {"what", e["what"]}});
+    }
+    return fmt::format("cache folder: {} ({:.1f} MiB; all of it may be deleted and is made again when needed)\n\n", folder, mib) +
+           to_markdown({{"name", "in it", ""}, {"mib", "MiB", "{:.1f}"}, {"what", "what it is", ""}}, rows);
+}
+
 } // namespace
 
 int run_info(const InfoOptions& o) {
@@ -70,6 +99,7 @@ int run_info(const InfoOptions& o) {
     const Json              host   = host_report(o.adapter);
     const std::vector<Json> tests  = o.selftest ? selftest(dims) : std::vector<Json>();
     const bool              good   = all_ok(tests);
+    const Json              cache  = cache_report();
 
     if (o.format == "json") {
         Json document = {{"version", TIGHTKV_VERSION},
@@ -77,7 +107,8 @@ int run_info(const InfoOptions& o) {
                          {"formats", formats},
                          {"isa_levels", levels},
                          {"isa", chosen},
-                         {"host", host}};
+                         {"host", host},
+                         {"cache", cache}};
         if (o.selftest) document["selftest"] = {{"ok", good}, {"tests", tests}};
         print(to_json(document));
         return good ? 0 : kExitFailure;
@@ -96,6 +127,7 @@ int run_info(const InfoOptions& o) {
     text += fmt::format("\nkernels: {} (chosen of: {})\nllama.cpp: ggml {}\nadapter: {}\nhandshake: {}\n", chosen, names,
                         host["host_version"].get<std::string>(), host["adapter"].get<std::string>(), host["handshake"].get<std::string>());
     if (const std::string complaint = isa_complaint(); !complaint.empty()) text += complaint + "\n";
+    text += "\n" + cache_text(cache);
     if (o.selftest)
         text += "\n" +
                 to_markdown({{"isa", "kernels", ""},

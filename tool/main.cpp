@@ -32,7 +32,7 @@ KV-cache compression for llama.cpp: an unmodified llama.cpp keeps its keys and v
 constexpr const char* kInfoHelp = R"(Example:
   tightkv info --head-dim 64,128 --selftest
 
-Formats and their sizes, kernels, and what the adapter says about the llama.cpp it finds.)";
+Formats and their sizes, kernels, what the adapter says about the llama.cpp it finds, and what is in the cache folder.)";
 
 constexpr const char* kRunHelp = R"(Example:
   tightkv run --cache turbo4 -- llama-completion -m model.gguf -p "Once upon a time"

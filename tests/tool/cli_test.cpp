@@ -134,6 +134,29 @@ TEST(Cli, InfoAsJson) {
     EXPECT_TRUE(has(run_tool("info").out, "handshake: ggml "));
 }
 
+TEST(Cli, InfoListsTheCacheFolder) {
+    const TempFolder folder;
+    for (const char* d : {"models", "hosts/api2/src", "ccache/0"}) std::filesystem::create_directories(folder.path(d));
+    const auto write = [&](const char* name, size_t n) { std::ofstream(folder.path(name)) << std::string(n, 'x'); };
+    write("models/a.gguf", 1000), write("models/a.F32.gguf", 8000), write("models/a.F32.gguf.lock", 0);
+    write("hosts/api2/src/a.c", 300), write("hosts/api2/b", 30), write("ccache/0/x", 5);
+    std::filesystem::create_symlink(folder.path("models/a.gguf"), folder.path("hosts/api2/link")); // counts once, as the file
+
+    const auto  in      = [](const std::string& cache) { return "env TIGHTKV_CACHE='" + cache + "'"; };
+    const auto  entries = nlohmann::json::parse(run_tool("info -o json", in(folder.path())).out)["cache"]["entries"];
+    std::string found;
+    for (const auto& e : entries) found += e["name"].get<std::string>() + " " + std::to_string(e["bytes"].get<int>()) + "\n";
+    EXPECT_EQ(found, "models/a.F32.gguf 8000\nmodels/a.gguf 1000\nhosts/api2 330\nccache 5\n");
+    const Outcome text = run_tool("info", in(folder.path()));
+    EXPECT_TRUE(has(text.out, "models/a.F32.gguf")) << text.out;
+    EXPECT_TRUE(has(text.out, "may be deleted")) << text.out;
+
+    EXPECT_TRUE(has(run_tool("info", in("/nonexistent")).out, "cache folder: /nonexistent (nothing in it)"));
+    const Outcome homeless = run_tool("info", "env -u HOME -u TIGHTKV_CACHE");
+    EXPECT_EQ(homeless.exit_code, 0) << homeless.err;
+    EXPECT_TRUE(has(homeless.out, "cache folder: none")) << homeless.out;
+}
+
 TEST(Cli, RunRefusesAndReportsLikeAShell) {
     expect_error("run --cache turbo9 -- true", 2, {"turbo9", "turbo2"});
     expect_error("run -- true", 2, {"--cache"});
