@@ -1,7 +1,10 @@
 // tightkv demo: what the compressed cache does to a small model: memory, quality, speed.
 #include <fmt/format.h>
 
+#include "bench/machine.h"
 #include "commands.h"
+#include "cpu/kernel_table.h"
+#include "demo_footnote.h"
 #include "demo_report.h"
 #include "errors.h"
 #include "install_paths.h"
@@ -62,13 +65,17 @@ int run_demo(const DemoOptions& o) {
                           {"chunks", kChunks},
                           {"decode_from", kDecodeFrom},
                           {"threads", threads},
+                          {"cpu", bench::cpu_model()},
+                          {"isa", kernels().name},
+                          {"rounds", speed.rounds},
                           {"host_version", host_version()},
                           {"adapter_active", figures.quality.adapter_active}};
     }
     if (interrupted()) about["interrupted"] = true;
     const std::string sentence = demo_sentence(figures);
-    out.write(to_json(demo_document(figures, about, sentence)));
-    std::string shown = to_markdown(demo_columns(figures), demo_rows(figures));
+    const Json        document = demo_document(figures, about, sentence);
+    out.write(to_json(document));
+    std::string shown = to_markdown(demo_columns(figures), demo_rows(figures)) + "\n" + demo_footnote(document) + "\n";
     if (!sentence.empty()) shown += "\n" + sentence + "\n";
     print(shown);
     say("saved as " + o.output);

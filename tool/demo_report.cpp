@@ -5,6 +5,8 @@
 
 #include <fmt/format.h>
 
+#include "demo_footnote.h"
+
 namespace tightkv::tool {
 
 namespace {
@@ -17,7 +19,6 @@ const QualityRow* find_quality(const DemoFigures& f, const std::string& cache, c
 
 double mib(const SpeedRow& s) { return static_cast<double>(s.cache_bytes) / s.cells * kDemoMemoryTokens / (1 << 20); }
 
-std::string depth_name(int depth) { return depth % 1024 == 0 && depth > 0 ? fmt::format("{}K", depth / 1024) : std::to_string(depth); }
 std::string depth_key(int depth) { return fmt::format("tps_{}", depth); }
 
 const Json* find_row(const std::vector<Json>& rows, const std::string& cache) {
@@ -43,7 +44,10 @@ std::vector<Json> demo_rows(const DemoFigures& f) {
             }
         if (k < f.speed.size()) {
             row["cache_mib_8k"] = mib(f.speed[k]);
-            for (size_t i = 0; i < f.speed[k].decode.size(); i++) row[depth_key(f.depths[i])] = f.speed[k].decode[i].median;
+            for (size_t i = 0; i < f.speed[k].decode.size(); i++) {
+                row[depth_key(f.depths[i])]             = f.speed[k].decode[i].median;
+                row[depth_key(f.depths[i]) + "_spread"] = f.speed[k].decode[i].spread;
+            }
         }
         rows.push_back(std::move(row));
     }
@@ -90,7 +94,8 @@ Json demo_document(const DemoFigures& f, const Json& about, const std::string& s
     for (const QualityRow& r : f.quality.rows) results.push_back(to_row(r));
     for (const SpeedRow& r : f.speed)
         for (size_t i = 0; i < r.decode.size(); i++)
-            speed.push_back({{"cache", r.cache}, {"depth", f.depths[i]}, {"tokens_per_second", r.decode[i].median}});
+            speed.push_back(
+                {{"cache", r.cache}, {"depth", f.depths[i]}, {"tokens_per_second", r.decode[i].median}, {"spread", r.decode[i].spread}});
     document["results"]  = std::move(results);
     document["speed"]    = std::move(speed);
     document["table"]    = demo_rows(f);
