@@ -16,6 +16,7 @@ TEST(Installed, FindsWhatBelongsToIt) {
     const std::string first = folder.path("first"), prefix = folder.path("second"), model = folder.path("tiny.gguf");
     const Outcome     install = run_program(TIGHTKV_CMAKE, "--install '" TIGHTKV_BUILD "' --prefix '" + first + "'");
     ASSERT_EQ(install.exit_code, 0) << install.out << install.err;
+    EXPECT_TRUE(has(install.out + install.err, "loads libllama and libggml from " TIGHTKV_TEST_GGML_DIR ";")) << install.out;
     fs::rename(first, prefix);
     const std::string tool = prefix + "/bin/tightkv";
 
