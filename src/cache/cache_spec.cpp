@@ -108,7 +108,8 @@ size_t part_end(std::string_view text, size_t from) {
 } // namespace
 
 Status parse_cache_spec(std::string_view text, CacheSpec& spec) {
-    if (text.empty()) return at(0, "empty; accepted: " + format_names() + " or parts like k=turbo4:v=turbo3");
+    if (text.empty()) return at(0, "empty; accepted: auto, " + format_names() + " or parts like k=turbo4:v=turbo3");
+    if (text == "auto") text = kAutoSpec;
     CacheSpec    parsed;
     Seen         seen;
     size_t       pos      = 0;

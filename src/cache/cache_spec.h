@@ -1,6 +1,6 @@
 // The cache specification: one grammar for the adapter's variable, the C API and the command line.
 //
-//   spec   = format | part (":" part)*          e.g. turbo3   k=turbo4:v=turbo3   k=turbo4:v=turbo3:first=f16x2:last=turbo8x2
+//   spec   = "auto" | format | part (":" part)*          e.g. turbo3   k=turbo4:v=turbo3   k=turbo4:v=turbo3:first=f16x2:last=turbo8x2
 //   part   = "k=" format | "v=" format | "first=" format "x" count | "last=" format "x" count
 //          | "sink=" count | "window=" count | "mean=" tokens | "sparse_v=" threshold | "profile=" file
 // first/last name the format of K and V of boundary layers, counted over the layers that have a KV cache.
@@ -8,6 +8,7 @@
 // sink/window: rows kept in f16 beside the codes, the first positions of every sequence and the newest rows (exact_rows.h).
 // mean: the mean of the keys is measured on this many tokens and taken off from then on (self_calibration.h); 0: none.
 // profile is part of the grammar; this version recognises it and refuses it by name.
+// auto: kAutoSpec, the best that needs no profile within 3.6 bits per value at 2048 cells (docs/quality.md has the measurement).
 #pragma once
 #include <string>
 #include <string_view>
@@ -20,6 +21,8 @@ namespace tightkv {
 inline constexpr float kDefaultSparseV = 1e-6f;
 inline constexpr int   kMaxExactRows   = 4096; // sink and window, each
 inline constexpr int   kMinMeanTokens = 16, kMaxMeanTokens = 4096;
+
+inline constexpr std::string_view kAutoSpec = "turbo3t:sink=4:window=32:mean=64";
 
 struct CacheSpec {
     FormatId k = FormatId::turbo4, v = FormatId::turbo4;

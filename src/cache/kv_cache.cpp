@@ -7,6 +7,10 @@ Status KvCache::create(const CacheSpec& spec, const CacheShape& s, std::unique_p
     if (s.n_layers < 1 || s.n_layers > 100000) return invalid_argument("n_layers must be 1 to 100000");
     if (s.n_kv_heads < 1 || s.n_streams < 1 || s.n_cells < 1 || s.n_cells > INT32_MAX)
         return invalid_argument("a cache needs at least one KV head, one stream and 1 to 2147483647 cells");
+    if (spec.sink || spec.window || spec.mean)
+        return unsupported(
+            "sink=, window= and mean= need the positions of tokens and the order of writing, which this interface does not take; "
+            "the llama.cpp adapter knows them");
     auto cache         = std::make_unique<KvCache>();
     cache->spec_       = spec;
     cache->spec_text_  = spec.to_string();

@@ -14,6 +14,7 @@
 #include <cstring>
 
 #include "cpu/attend_common.h"
+#include "cpu/attend_halves.h"
 #include "cpu/attend_rows.h"
 #include "cpu/vectors.h"
 
@@ -192,6 +193,7 @@ template <class Isa> struct Attention : Vectors<Isa> {
         float* const sc     = vt + static_cast<size_t>(kTileTokens) * dv; // [rows][64]
         const bool   k_int  = integer && a.k.format.kind == FormatKind::Levels;
         const bool   v_int  = integer && a.v.format.kind == FormatKind::Levels;
+        const bool   k_half = integer && !a.k.format.transformed(), v_half = integer && !a.v.format.transformed();
         const size_t k_step = tile_bytes(a.k.format, dk), v_step = tile_bytes(a.v.format, dv);
         const float  v_unit = v_int ? codebook(a.v.format.bits).unit : 1.0f;
         const float  sparse = std::log2(a.sparse_v); // -inf when off
@@ -221,13 +223,16 @@ template <class Isa> struct Attention : Vectors<Isa> {
             for (; first < a.rows; first++) // the first row that sees something
                 if (!same_view(first) && (view = view_tile(a, first, begin, terms)) != View::kClosed) break;
             if (first == a.rows) continue;
-            const uint8_t* k = a.k.tiles + k_step * static_cast<size_t>(begin / kTileTokens);
-            const uint8_t* v = a.v.tiles + v_step * static_cast<size_t>(begin / kTileTokens);
+            const uint8_t* k      = a.k.tiles + k_step * static_cast<size_t>(begin / kTileTokens);
+            const uint8_t* v      = a.v.tiles + v_step * static_cast<size_t>(begin / kTileTokens);
+            const int      tokens = a.end - begin < kTileTokens ? a.end - begin : kTileTokens;
 
             if (k_int) {
                 scores(a.k.format.bits, k, dk, operand, a.rows, sc);
                 Isa::load_halves(tile_scales(a.k.format, dk, k), factor);
                 for (int t = 0; t < kTileTokens; t += kLanes) store(factor + t, load(factor + t) * scale);
+            } else if (k_half) {
+                HalfRows<Isa>::scores(a.q, dk, reinterpret_cast<const uint16_t*>(k), tokens, a.rows, sc);
             } else {
                 expand(a.k.format, Operand::K, k, dk, kt);
                 scores_f32(a.q, dk, kt, a.rows, sc);
@@ -257,6 +262,8 @@ template <class Isa> struct Attention : Vectors<Isa> {
             if (!live) continue;
             if (v_int) {
                 weigh(a.v.format.bits, v, dv, w8[0], step, a.rows, s.o);
+            } else if (v_half) {
+                HalfRows<Isa>::weigh(sc, reinterpret_cast<const uint16_t*>(v), tokens, dv, a.rows, s.o);
             } else {
                 expand(a.v.format, Operand::V, v, dv, vt);
                 weigh_f32(sc, vt, dv, a.rows, s.o);

@@ -378,8 +378,9 @@ struct Avx2 {
 
     // ---- what Attention<Isa> calls
 
-    static void load_halves(const uint16_t* p, float* out) {
-        for (int i = 0; i < kTileTokens; i += 8)
+    static Floats half_vector(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+    static void   load_halves(const uint16_t* p, float* out) {
+          for (int i = 0; i < kTileTokens; i += 8)
             _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + i))));
     }
     static uint64_t equal_bits(const uint16_t* p, uint16_t half) {

@@ -239,8 +239,9 @@ struct Avx512 {
 
     // ---- what Attention<Isa> calls
 
-    static void load_halves(const uint16_t* p, float* out) {
-        for (int i = 0; i < kTileTokens; i += 16)
+    static Floats half_vector(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+    static void   load_halves(const uint16_t* p, float* out) {
+          for (int i = 0; i < kTileTokens; i += 16)
             _mm512_storeu_ps(out + i, _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + i))));
     }
     static uint64_t equal_bits(const uint16_t* p, uint16_t half) {

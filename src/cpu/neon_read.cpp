@@ -265,8 +265,9 @@ struct Neon {
 
     // ---- what Attention<Isa> calls
 
-    static void load_halves(const uint16_t* p, float* out) {
-        for (int i = 0; i < kTileTokens; i += 4) vst1q_f32(out + i, halves4(p + i));
+    static Floats half_vector(const uint16_t* p) { return halves4(p); }
+    static void   load_halves(const uint16_t* p, float* out) {
+          for (int i = 0; i < kTileTokens; i += 4) vst1q_f32(out + i, halves4(p + i));
     }
     static uint64_t equal_bits(const uint16_t* p, uint16_t half) {
         const uint8x16_t bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201u)); // bit k of byte k of every eight
