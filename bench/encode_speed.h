@@ -12,7 +12,7 @@ class EncodeSpeed {
 public:
     static constexpr int kRows = 1024; // at most 4 MB of f32: what is measured is the encoder, not memory
 
-    EncodeSpeed(const Format& f, int head_dim); // a format with a transform
+    EncodeSpeed(const Format& f, int head_dim, bool dense = false); // a format with a transform; dense: with a mean and a matrix
     // Empty when every row has the scalar reference's codes, scale and status.
     std::string complaint() const;
     // Seconds per row, over whole passes for at least this long.
@@ -23,11 +23,12 @@ public:
 private:
     const float* row_at(int r) const { return x_.data() + static_cast<size_t>(r) * head_dim_; }
 
-    const Format&              format_;
-    int                        head_dim_;
-    std::vector<float>         x_;
-    std::unique_ptr<TileStore> stores_[2]; // K, V
-    CodedRow                   coded_{};
+    const Format&                    format_;
+    int                              head_dim_;
+    std::shared_ptr<const Transform> transform_;
+    std::vector<float>               x_;
+    std::unique_ptr<TileStore>       stores_[2]; // K, V
+    CodedRow                         coded_{};
 };
 
 } // namespace tightkv::bench

@@ -64,7 +64,7 @@ struct AttentionRivalOptions { // what `bench attention` starts for the library 
 int run_attention_rival(const AttentionRivalOptions& o);
 
 struct BenchEncodeOptions {
-    std::string formats = "turbo8,turbo4,turbo3,turbo2", head_dims = "128", isa, format = "md", output;
+    std::string formats = "turbo8,turbo4,turbo3,turbo2", head_dims = "128", transforms = "hadamard", isa, format = "md", output;
     int         rounds = 5;
 };
 int run_bench_encode(const BenchEncodeOptions& o);

@@ -223,6 +223,8 @@ CLI::App* add_bench_encode(CLI::App* bench, BenchEncodeOptions& o) {
     CLI::App* c = bench->add_subcommand("encode", kBenchEncodeHelp);
     c->add_option("--format", o.formats, "formats (default: " + o.formats + ")")->type_name("LIST");
     c->add_option("--head-dim", o.head_dims, "head dimensions (default: " + o.head_dims + ")")->type_name("LIST");
+    c->add_option("--transform", o.transforms, "hadamard, or dense as a profile has it, with a mean (default: " + o.transforms + ")")
+        ->type_name("LIST");
     add_count(c, "--rounds,-r", o.rounds, 10000, "rounds, of which the median counts");
     add_isa(c, o.isa);
     add_results(c, o.format, o.output);
