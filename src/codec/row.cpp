@@ -35,8 +35,8 @@ struct ScalarOps {
     static void levels_of(const uint8_t* codes, int d, const Codebook& book, float w, float* y) {
         for (int i = 0; i < d; i++) y[i] = w * static_cast<float>(book.level[codes[i]]);
     }
-    static int code_trellis(const float* y, int d, float to_fixed, int bits, uint8_t* codes) {
-        return scalar_code_trellis(y, d, to_fixed, bits, codes);
+    static int code_trellis(const float* y, int d, float to_fixed, int bits, const uint8_t* guess, uint8_t* codes) {
+        return scalar_code_trellis(y, d, to_fixed, bits, guess, codes);
     }
     static void trellis_levels_of(const uint8_t* codes, int d, int bits, float w, float* y) {
         scalar_trellis_levels_of(codes, d, bits, w, y);

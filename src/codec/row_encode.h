@@ -3,7 +3,8 @@
 //   float sum_squares(const float* x, int d) 16 strided accumulators, folded 16 -> 8 -> 4 -> 2 -> 1; d % 16 == 0
 //   int   code_levels(const float* y, int d, float to_fixed, const Codebook&, uint8_t* codes)   returns Σ level²
 //   void  levels_of(const uint8_t* codes, int d, const Codebook&, float w, float* y)            y = w * level
-//   int   code_trellis(const float* y, int d, float to_fixed, int bits, uint8_t* codes)         the same by the best path
+//   int   code_trellis(const float* y, int d, float to_fixed, int bits, const uint8_t* guess, uint8_t* codes)
+//         the same by the best path (trellis.h); guess: codes it may well be, or null
 //   void  trellis_levels_of(const uint8_t* codes, int d, int bits, float w, float* y)
 //   void  round_to_half(float* x, int d)     x = f32(f16(x))
 // Units that include this are compiled without contraction of a*b+c (cmake: -ffp-contract=off).
@@ -31,8 +32,9 @@ inline float largest_magnitude(const float* x, int d) { // NaN gives NaN
     return std::bit_cast<float>(top);
 }
 
-// y: transformed row, scaled by 2^-exponent. Decides codes and scale.
-template <class Ops> RowStatus code_row(const Format& f, int d, const float* y, int exponent, CodedRow& row, int32_t& level_norm2) {
+// y: transformed row, scaled by 2^-exponent. Decides codes and scale. guess: codes it may well have, or null.
+template <class Ops>
+RowStatus code_row(const Format& f, int d, const float* y, int exponent, CodedRow& row, int32_t& level_norm2, const uint8_t* guess) {
     const float norm2 = Ops::sum_squares(y, d);
     float       unit;
     level_norm2 = 0; // exact: at most 1024 * 127^2
@@ -41,8 +43,9 @@ template <class Ops> RowStatus code_row(const Format& f, int d, const float* y, 
         unit                 = book.unit;
         level_norm2 = Ops::code_levels(y, d, kThresholdSteps * std::sqrt(static_cast<float>(d)) / std::sqrt(norm2), book, row.codes);
     } else if (f.kind == FormatKind::Trellis) {
-        unit        = trellis(f.bits).unit;
-        level_norm2 = Ops::code_trellis(y, d, kTrellisSteps * std::sqrt(static_cast<float>(d)) / std::sqrt(norm2), f.bits, row.codes);
+        unit = trellis(f.bits).unit;
+        level_norm2 =
+            Ops::code_trellis(y, d, kTrellisSteps * std::sqrt(static_cast<float>(d)) / std::sqrt(norm2), f.bits, guess, row.codes);
     } else {
         unit                = kUniformUnit;
         const float to_code = 127.0f / largest_magnitude(y, d);
@@ -76,7 +79,8 @@ template <class Ops> void decode(const Format& f, const Transform& t, const Code
     inverse<Ops>(t, x);
 }
 
-template <class Ops> RowStatus encode_once(const Format& f, const Transform& t, float* x, CodedRow& row, int32_t& level_norm2) {
+template <class Ops>
+RowStatus encode_once(const Format& f, const Transform& t, float* x, CodedRow& row, int32_t& level_norm2, const uint8_t* guess) {
     const int d = t.head_dim();
     subtract_mean(t, x); // of finite values; a difference that overflows is refused like any other
     const float top = largest_magnitude(x, d);
@@ -92,7 +96,7 @@ template <class Ops> RowStatus encode_once(const Format& f, const Transform& t, 
     RowStatus status = RowStatus::kOk;
     if (top != 0) {
         rotate<Ops>(t, x);
-        status = code_row<Ops>(f, d, x, exponent, row, level_norm2);
+        status = code_row<Ops>(f, d, x, exponent, row, level_norm2, guess);
     }
     if (top == 0 || row.scale == 0) std::memset(row.codes, 0, d), row.scale = 0;
     return status;
@@ -123,7 +127,7 @@ template <class Ops> RowStatus encode(const Format& f, const Transform& t, const
     alignas(64) float work[kMaxHeadDim];
     int32_t           level_norm2 = 0;
     std::memcpy(work, x, sizeof(float) * d);
-    const RowStatus status = encode_once<Ops>(f, t, work, row, level_norm2);
+    const RowStatus status = encode_once<Ops>(f, t, work, row, level_norm2, nullptr);
     if (status != RowStatus::kOk || row.scale == 0) return status;
     if (f.kind == FormatKind::Levels && surely_stable<Ops>(f, t, row, level_norm2, work)) return status;
     // Towards the fixed point. Rows with nearly all their norm in one transformed coordinate need a second round, seldom a third;
@@ -132,7 +136,7 @@ template <class Ops> RowStatus encode(const Format& f, const Transform& t, const
         CodedRow again;
         decode<Ops>(f, t, row, work);
         Ops::round_to_half(work, d);
-        if (encode_once<Ops>(f, t, work, again, level_norm2) != RowStatus::kOk) break;
+        if (encode_once<Ops>(f, t, work, again, level_norm2, row.codes) != RowStatus::kOk) break;
         if (again.scale == row.scale && std::memcmp(again.codes, row.codes, d) == 0) break;
         std::memcpy(row.codes, again.codes, d), row.scale = again.scale;
     }

@@ -14,7 +14,7 @@ TrellisMetric make_metric(int bits) {
     const Trellis& t = trellis(bits);
     TrellisMetric  m{};
     // Sums stay below 5 caps with every state reached from every other in one step, below 9 caps at 2 bits, where it takes two.
-    m.doublings = bits - 2;
+    m.doublings = bits == 2 ? 0 : 1;
     m.cap       = bits == 2 ? 7280 : 13096;
     int top = -128, bottom = 127;
     for (int i = 0; i < 16; i++)
@@ -26,68 +26,67 @@ TrellisMetric make_metric(int bits) {
     for (size_t i = 0; i < 16; i++) m.table[i] = fixed(t.table[i]);
     for (size_t i = 0; i < 8; i++) m.second[i] = fixed(t.second[i]);
     const double cap_distance = std::sqrt(m.cap * 32768.0) / (1 << m.doublings); // in steps
-    m.limit                   = static_cast<int16_t>(fixed(std::min(top, -bottom)) + static_cast<int>(cap_distance / 2));
+    m.limit                   = static_cast<int16_t>(fixed(std::min(top, -bottom)) + static_cast<int>(cap_distance / 3));
     return m;
 }
 
 int saturated(int v) { return v > 32767 ? 32767 : v < -32768 ? -32768 : v; }
 
-uint32_t metric(const TrellisMetric& m, int x, int level, int tag) {
+int metric(const TrellisMetric& m, int x, int level) {
     int e = saturated(x - level);
     for (int k = 0; k < m.doublings; k++) e = saturated(2 * e);
-    const int square = (e * e + (1 << 14)) >> 15;
-    return static_cast<uint32_t>((square < m.cap ? square : m.cap) & ~7) | static_cast<uint32_t>(tag);
+    return std::min<int>((e * e + (1 << 14)) >> 15, m.cap) & ~7;
 }
 
-// One value: metrics of all branches by (state before, code's share of the state after), and what a tag says about the state before.
-//   3 bit: state p, after n; tag = index & 7 = (2n ^ p) & 7
-//   4 bit: state p & 7, after n & 7, of n and n + 8 the better; tag = state before
-//   2 bit: state p | (o & 1) << 2, after n | (p & 1) << 2; tag = index & 7
-template <int Bits> int state_before(int after, int tag) {
-    if constexpr (Bits == 3) return (2 * after ^ tag) & 7;
-    if constexpr (Bits == 4) return tag;
-    return (tag & 3) | ((tag >> 2 ^ after) & 1) << 2;
-}
-
-// The least metric into each state. step: sums before -> after; from: tags.
-template <int Bits> void advance(const TrellisMetric& m, int x, const uint32_t* before, uint32_t* after, uint8_t* from) {
-    for (int n = 0; n < kTrellisStates; n++) {
-        uint32_t best = ~0u;
-        if constexpr (Bits == 4) {
-            for (int p = 0; p < 8; p++) {
-                const int y = saturated(x - m.second[static_cast<size_t>(p)]);
-                best        = std::min({best, before[p] + metric(m, y, m.table[static_cast<size_t>(n)], p),
-                                        before[p] + metric(m, y, m.table[static_cast<size_t>(n) + 8], p)});
-            }
-        } else {
-            for (int tag = 0; tag < 8; tag++) {
-                const int p = state_before<Bits>(n, tag);
-                if (Bits == 2 && (p & 1) != n >> 2) continue; // the state after remembers the low bit of p
-                const int index = Bits == 3 ? 2 * n ^ p : 4 * (n & 3) ^ (p & 3) ^ (p & 4);
-                best            = std::min(best, before[p] + metric(m, x, m.table[static_cast<size_t>(index)], tag));
+// Metric plus tag of the best branch by (state after, state before); kNone: there is none.
+constexpr int            kNone = 1 << 29;
+template <int Bits> void branches(const TrellisMetric& m, int x, int out[kTrellisStates][kTrellisStates]) {
+    for (int after = 0; after < kTrellisStates; after++)
+        for (int tag = 0; tag < 8; tag++) {
+            const int before = trellis_before<Bits>(after, tag);
+            int&      b      = out[after][before];
+            if constexpr (Bits == 4) {
+                const int    y = saturated(x - m.second[static_cast<size_t>(before)]);
+                const size_t n = static_cast<size_t>(after);
+                b              = std::min(metric(m, y, m.table[n]), metric(m, y, m.table[n + 8])) | tag;
+            } else if (Bits == 3) {
+                b = metric(m, x, m.table[static_cast<size_t>(2 * after ^ before)]) | tag;
+            } else if ((before & 1) == after >> 2) { // the state after remembers the low bit of p
+                b = metric(m, x, m.table[static_cast<size_t>(4 * (after & 3) ^ before)]) | tag;
             }
         }
-        after[n] = best & ~7u;
-        from[n]  = static_cast<uint8_t>(best & 7);
-    }
 }
 
+// All start states side by side.
 template <int Bits> void search_segment(const TrellisMetric& m, int length, const int16_t* x, uint8_t* codes) {
-    constexpr int kLongest = kMaxHeadDim / kSegments;
-    uint8_t       from[kLongest][kTrellisStates], chosen[kLongest][kTrellisStates];
-    uint32_t      least = ~0u;
-    int           state = 0;
-    for (int start = 0; start < kTrellisStates; start++) {
-        uint32_t sum[2][kTrellisStates];
-        std::fill_n(sum[0], kTrellisStates, 1u << 30);
-        sum[0][start] = 0;
-        for (int i = 0; i < length; i++) advance<Bits>(m, x[i], sum[i % 2], sum[(i + 1) % 2], from[i]);
-        if (sum[length % 2][start] >= least) continue;
-        least = sum[length % 2][start], state = start;
-        std::memcpy(chosen, from, static_cast<size_t>(length) * kTrellisStates);
+    using Starts = int[kTrellisStates];
+    uint8_t from[kMaxHeadDim / kSegments][kTrellisStates][kTrellisStates]; // [value][state after][start]: tag
+    Starts  sum[2][kTrellisStates], branch[kTrellisStates];
+    std::fill_n(&branch[0][0], kTrellisStates * kTrellisStates, kNone);
+    for (int state = 0; state < kTrellisStates; state++)
+        for (int start = 0; start < kTrellisStates; start++) sum[0][state][start] = state == start ? 0 : kNone;
+    for (int i = 0; i < length; i++) {
+        const Starts* before = sum[i % 2];
+        branches<Bits>(m, x[i], branch);
+        for (int after = 0; after < kTrellisStates; after++) {
+            Starts best;
+            std::fill_n(best, kTrellisStates, 2 * kNone);
+            for (int p = 0; p < kTrellisStates; p++)
+                for (int start = 0; start < kTrellisStates; start++) {
+                    const int s = before[p][start] + branch[after][p];
+                    best[start] = s < best[start] ? s : best[start];
+                }
+            for (int start = 0; start < kTrellisStates; start++) {
+                sum[(i + 1) % 2][after][start] = best[start] & ~7;
+                from[i][after][start]          = static_cast<uint8_t>(best[start] & 7);
+            }
+        }
     }
-    for (int i = length - 1; i >= 0; i--) {
-        const int before = state_before<Bits>(state, chosen[i][state]);
+    int start = 0;
+    for (int s = 1; s < kTrellisStates; s++)
+        if (sum[length % 2][s][s] < sum[length % 2][start][start]) start = s;
+    for (int i = length - 1, state = start; i >= 0; i--) {
+        const int before = trellis_before<Bits>(state, from[i][state][start]);
         codes[i]         = static_cast<uint8_t>(trellis_code<Bits>(m, x[i], state, before));
         state            = before;
     }
@@ -96,7 +95,7 @@ template <int Bits> void search_segment(const TrellisMetric& m, int length, cons
 template <int Bits> void search(int head_dim, const int16_t* x, uint8_t* codes) {
     const TrellisMetric& m      = trellis_metric(Bits);
     const int            length = head_dim / kSegments;
-    int16_t              y[kMaxHeadDim / kSegments];
+    int16_t              y[kMaxHeadDim / kSegments] = {};
     uint8_t              n[kMaxHeadDim / kSegments];
     for (int s = 0; s < kSegments; s++) {
         for (int i = 0; i < length; i++) y[i] = x[trellis_coordinate(head_dim, s, i)];
@@ -131,7 +130,7 @@ void trellis_search(int bits, int head_dim, const int16_t* x, uint8_t* codes) {
     else search<4>(head_dim, x, codes);
 }
 
-int scalar_code_trellis(const float* y, int head_dim, float to_fixed, int bits, uint8_t* codes) {
+int scalar_code_trellis(const float* y, int head_dim, float to_fixed, int bits, const uint8_t* guess, uint8_t* codes) {
     int16_t     x[kMaxHeadDim];
     int8_t      level[kMaxHeadDim];
     const float limit = trellis_metric(bits).limit;
@@ -139,6 +138,9 @@ int scalar_code_trellis(const float* y, int head_dim, float to_fixed, int bits, 
         const float v = std::nearbyint(y[i] * to_fixed);
         x[i]          = static_cast<int16_t>(v > limit ? limit : v < -limit ? -limit : v);
     }
+    if (guess)
+        if (const int norm2 = trellis_confirm(bits, head_dim, x, guess))
+            return std::memcpy(codes, guess, static_cast<size_t>(head_dim)), norm2;
     trellis_search(bits, head_dim, x, codes);
     trellis_levels(trellis(bits), head_dim, codes, level);
     int norm2 = 0;

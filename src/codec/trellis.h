@@ -40,7 +40,7 @@ inline constexpr int kTrellisSteps = 8192;
 
 // The metric of a branch, the same integers on every ISA level: with d = x - level in fixed point, e = d doubled `doublings` times with
 // saturation to int16, it is min((e² + 2^14) >> 15, cap) without its low three bits, which name the branch (tag). cap keeps the sums of 16
-// bits from overflowing (trellis_search.h) and values are held within +-limit, half the distance of the cap beyond the outermost level.
+// bits from overflowing (trellis_search.h) and values are held within +-limit, a third of the cap's distance beyond the outermost level.
 struct TrellisMetric {
     int                     doublings;
     uint16_t                cap;
@@ -60,6 +60,21 @@ template <int Bits> constexpr int trellis_code(const TrellisMetric& m, int x, in
     return after + (y > m.table[n] + m.table[n + 8] ? 8 : 0);
 }
 
+// What a tag says about the state before. States: 3 bit: p; 4 bit: p & 7; 2 bit: p | (o & 1) << 2.
+//   3 bit: tag = index & 7 = (2n ^ p) & 7    4 bit: tag = state before    2 bit: tag = index & 7 = (4n ^ p ^ 4(o & 1)) & 7
+template <int Bits> constexpr int trellis_before(int after, int tag) {
+    if constexpr (Bits == 3) return (2 * after ^ tag) & 7;
+    if constexpr (Bits == 4) return tag;
+    return (tag & 3) | ((tag >> 2 ^ after) & 1) << 2;
+}
+
+// Level of code n after a state.
+template <int Bits> constexpr int trellis_level(int n, int before) {
+    if constexpr (Bits == 2) return kTrellis2.table[static_cast<size_t>(4 * n ^ before)]; // (o & 1) is bit 2 of the state already
+    if constexpr (Bits == 3) return kTrellis3.table[static_cast<size_t>(2 * n ^ before)];
+    return kTrellis4.table[static_cast<size_t>(n)] + kTrellis4.second[static_cast<size_t>(before)];
+}
+
 // int8 levels of a row, [head_dim].
 void trellis_levels(const Trellis& t, int head_dim, const uint8_t* codes, int8_t* levels);
 
@@ -68,8 +83,12 @@ void trellis_levels(const Trellis& t, int head_dim, const uint8_t* codes, int8_t
 // start state at the end.
 void trellis_search(int bits, int head_dim, const int16_t* x, uint8_t* codes);
 
+// Whether a search must end at `guess`, by a proof that is much cheaper than the search: Σ level² if so, 0 if unknown. Meant for a row that
+// is encoded again after decoding, whose values lie next to their levels.
+int trellis_confirm(int bits, int head_dim, const int16_t* x, const uint8_t* guess);
+
 // The primitives of row_encode.h by way of these two: for levels without a search of their own.
-int  scalar_code_trellis(const float* y, int head_dim, float to_fixed, int bits, uint8_t* codes);
+int  scalar_code_trellis(const float* y, int head_dim, float to_fixed, int bits, const uint8_t* guess, uint8_t* codes);
 void scalar_trellis_levels_of(const uint8_t* codes, int head_dim, int bits, float w, float* y);
 
 } // namespace tightkv

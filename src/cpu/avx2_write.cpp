@@ -2,11 +2,30 @@
 #include <immintrin.h>
 
 #include "codec/row_encode.h"
+#include "codec/trellis_search.h"
 #include "cpu/isa_entries.h"
 
 namespace tightkv {
 
 namespace {
+
+// Lanes of the trellis search (codec/trellis_search.h).
+struct Avx2Trellis {
+    typedef uint16_t     Vector __attribute__((vector_size(32)));
+    static constexpr int kLanes = 16;
+
+    static Vector quad(const void* p) {
+        int64_t x;
+        std::memcpy(&x, p, 8);
+        return Vector(_mm256_set1_epi64x(x));
+    }
+    static Vector low_quad(Vector v) { return Vector(_mm256_broadcastq_epi64(_mm256_castsi256_si128(__m256i(v)))); }
+    static Vector sub_signed(Vector a, Vector b) { return Vector(_mm256_subs_epi16(__m256i(a), __m256i(b))); }
+    static Vector add_signed(Vector a, Vector b) { return Vector(_mm256_adds_epi16(__m256i(a), __m256i(b))); }
+    static Vector square(Vector v) { return Vector(_mm256_mulhrs_epi16(__m256i(v), __m256i(v))); }
+    static Vector least(Vector a, Vector b) { return Vector(_mm256_min_epu16(__m256i(a), __m256i(b))); }
+    static Vector sub_floor(Vector a, Vector b) { return Vector(_mm256_subs_epu16(__m256i(a), __m256i(b))); }
+};
 
 struct Avx2Ops {
     // Strides 1, 2, 4 inside a register: lane l becomes x[l] + x[l^h] or x[l^h] - x[l], which is the butterfly exactly (a product with
@@ -107,8 +126,8 @@ struct Avx2Ops {
             _mm256_storeu_ps(y + i + 8, _mm256_mul_ps(f, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(v, 8)))));
         }
     }
-    static int code_trellis(const float* y, int d, float to_fixed, int bits, uint8_t* codes) {
-        return scalar_code_trellis(y, d, to_fixed, bits, codes);
+    static int code_trellis(const float* y, int d, float to_fixed, int bits, const uint8_t* guess, uint8_t* codes) {
+        return search_trellis<Avx2Trellis>(y, d, to_fixed, bits, guess, codes);
     }
     static void trellis_levels_of(const uint8_t* codes, int d, int bits, float w, float* y) {
         scalar_trellis_levels_of(codes, d, bits, w, y);

@@ -2,11 +2,30 @@
 #include <immintrin.h>
 
 #include "codec/row_encode.h"
+#include "codec/trellis_search.h"
 #include "cpu/isa_entries.h"
 
 namespace tightkv {
 
 namespace {
+
+// Lanes of the trellis search (codec/trellis_search.h).
+struct Avx512Trellis {
+    typedef uint16_t     Vector __attribute__((vector_size(64)));
+    static constexpr int kLanes = 32;
+
+    static Vector quad(const void* p) {
+        int64_t x;
+        std::memcpy(&x, p, 8);
+        return Vector(_mm512_set1_epi64(x));
+    }
+    static Vector low_quad(Vector v) { return Vector(_mm512_broadcastq_epi64(_mm512_castsi512_si128(__m512i(v)))); }
+    static Vector sub_signed(Vector a, Vector b) { return Vector(_mm512_subs_epi16(__m512i(a), __m512i(b))); }
+    static Vector add_signed(Vector a, Vector b) { return Vector(_mm512_adds_epi16(__m512i(a), __m512i(b))); }
+    static Vector square(Vector v) { return Vector(_mm512_mulhrs_epi16(__m512i(v), __m512i(v))); }
+    static Vector least(Vector a, Vector b) { return Vector(_mm512_min_epu16(__m512i(a), __m512i(b))); }
+    static Vector sub_floor(Vector a, Vector b) { return Vector(_mm512_subs_epu16(__m512i(a), __m512i(b))); }
+};
 
 struct Avx512Ops {
     // Strides 1, 2, 4, 8 inside a register: lane l becomes x[l] + x[l^h] or x[l^h] - x[l] (a product with +-1 rounds nothing).
@@ -97,8 +116,8 @@ struct Avx512Ops {
             _mm512_storeu_ps(y + i, _mm512_mul_ps(_mm512_set1_ps(w), _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(v))));
         }
     }
-    static int code_trellis(const float* y, int d, float to_fixed, int bits, uint8_t* codes) {
-        return scalar_code_trellis(y, d, to_fixed, bits, codes);
+    static int code_trellis(const float* y, int d, float to_fixed, int bits, const uint8_t* guess, uint8_t* codes) {
+        return search_trellis<Avx512Trellis>(y, d, to_fixed, bits, guess, codes);
     }
     static void trellis_levels_of(const uint8_t* codes, int d, int bits, float w, float* y) {
         scalar_trellis_levels_of(codes, d, bits, w, y);

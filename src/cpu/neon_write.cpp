@@ -2,11 +2,34 @@
 #include <arm_neon.h>
 
 #include "codec/row_encode.h"
+#include "codec/trellis_search.h"
 #include "cpu/isa_entries.h"
 
 namespace tightkv {
 
 namespace {
+
+// Lanes of the trellis search (codec/trellis_search.h).
+struct NeonTrellis {
+    using Vector                = uint16x8_t;
+    static constexpr int kLanes = 8;
+
+    static Vector quad(const void* p) {
+        uint64_t x;
+        std::memcpy(&x, p, 8);
+        return vreinterpretq_u16_u64(vdupq_n_u64(x));
+    }
+    static Vector low_quad(Vector v) { return vreinterpretq_u16_u64(vdupq_laneq_u64(vreinterpretq_u64_u16(v), 0)); }
+    static Vector sub_signed(Vector a, Vector b) {
+        return vreinterpretq_u16_s16(vqsubq_s16(vreinterpretq_s16_u16(a), vreinterpretq_s16_u16(b)));
+    }
+    static Vector add_signed(Vector a, Vector b) {
+        return vreinterpretq_u16_s16(vqaddq_s16(vreinterpretq_s16_u16(a), vreinterpretq_s16_u16(b)));
+    }
+    static Vector square(Vector v) { return vreinterpretq_u16_s16(vqrdmulhq_s16(vreinterpretq_s16_u16(v), vreinterpretq_s16_u16(v))); }
+    static Vector least(Vector a, Vector b) { return vminq_u16(a, b); }
+    static Vector sub_floor(Vector a, Vector b) { return vqsubq_u16(a, b); }
+};
 
 struct NeonOps {
     // Strides 1 and 2 inside a register: lane l becomes x[l] + x[l^h] or x[l^h] - x[l] (a product with +-1 rounds nothing).
@@ -97,8 +120,8 @@ struct NeonOps {
             put(y + i + 12, vget_high_s16(hi));
         }
     }
-    static int code_trellis(const float* y, int d, float to_fixed, int bits, uint8_t* codes) {
-        return scalar_code_trellis(y, d, to_fixed, bits, codes);
+    static int code_trellis(const float* y, int d, float to_fixed, int bits, const uint8_t* guess, uint8_t* codes) {
+        return search_trellis<NeonTrellis>(y, d, to_fixed, bits, guess, codes);
     }
     static void trellis_levels_of(const uint8_t* codes, int d, int bits, float w, float* y) {
         scalar_trellis_levels_of(codes, d, bits, w, y);

@@ -111,7 +111,7 @@ TEST_P(Row, EncodesLikeTheOracle) {
             testing::AssertionResult match = testing::AssertionFailure();
             for (int round = 0; round < 9 && !match; round++) {
                 match = is_one_pass(*f, d, x, row);
-                if (!match && f->kind == FormatKind::Trellis) {
+                if (!match && f->kind == FormatKind::Trellis && r.name != "random") {
                     // equal or nearly equal paths are many, and the oracle's choice leads elsewhere: what counts is that this row stays
                     x     = oracle::decode(*f, d, row);
                     match = is_one_pass(*f, d, x, row);
