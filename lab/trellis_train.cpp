@@ -154,7 +154,7 @@ std::vector<float> spread_levels(int n, double width) {
 // The union start in the best order that `steps` swaps find.
 Tables start(int bits, bool tied, int steps, uint64_t seed, const std::vector<Block>& data) {
     std::mt19937_64          random(seed);
-    const std::vector<float> union16 = spread_levels(16, 1.45), union8 = spread_levels(8, 0.2);
+    const std::vector<float> union16 = spread_levels(16, bits == 4 ? 1.3 : 1.45), union8 = spread_levels(8, 0.5);
     Tables                   best{bits, {}, {}};
     for (size_t i = 0; i < 16; i++) best.first[i] = union16[i];
     for (size_t i = 0; i < 8; i++) best.second[i] = bits == 4 ? union8[i] : 0;
