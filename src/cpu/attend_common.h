@@ -1,5 +1,6 @@
-// What every ISA level's attention shares: mask access and the plain expansion of one row. Included by ISA units, so everything
-// here has internal linkage (a copy compiled for a newer ISA must never be the one the linker keeps).
+// What every ISA level's attention shares: the list of code kinds that kernels are made for, mask access and the plain expansion of one
+// row. Included by ISA units, so everything here has internal linkage (a copy compiled for a newer ISA must never be the one the linker
+// keeps).
 #pragma once
 #include <bit>
 #include <cmath>
@@ -19,6 +20,54 @@ inline float mask_value(const AttendArgs& a, int r, int j) {
     const float m =
         a.mask_type == MaskType::kF16 ? half_to_float(static_cast<const uint16_t*>(a.mask[r])[j]) : static_cast<const float*>(a.mask[r])[j];
     return a.slope && m != kNegInf ? a.slope[r] * m : m;
+}
+
+// The codes that a kernel instance reads.
+template <FormatKind Kind, int Bits> struct Codes {
+    static constexpr int  bits    = Bits;
+    static constexpr bool trellis = Kind == FormatKind::Trellis;
+};
+using ByteCodes = Codes<FormatKind::Uniform, 8>;
+
+// Formats whose codes are looked up in tables of int8 levels: their products are integer ones.
+inline bool has_tables(const Format& f) { return f.kind == FormatKind::Levels || f.kind == FormatKind::Trellis; }
+
+// The one list of instances: use(Codes<…>) for a format with tables.
+template <class Use> [[gnu::always_inline]] inline void with_codes(const Format& f, Use use) {
+    if (f.kind == FormatKind::Trellis) {
+        if (f.bits == 2) use(Codes<FormatKind::Trellis, 2>{});
+        else if (f.bits == 3) use(Codes<FormatKind::Trellis, 3>{});
+        else use(Codes<FormatKind::Trellis, 4>{});
+    } else {
+        if (f.bits == 2) use(Codes<FormatKind::Levels, 2>{});
+        else if (f.bits == 3) use(Codes<FormatKind::Levels, 3>{});
+        else use(Codes<FormatKind::Levels, 4>{});
+    }
+}
+
+// ---- trellis codes in a tile (codec/tile.h)
+
+// Table of a unit's nibbles. A nibble holds the index of trellis.h rotated left by a phase:
+//   3 bit: K: unit, V: unit + dword / 4    2 bit: even units 2, odd units 0 (the unpacks see to that)    4 bit: 0, the larger table
+// phase: any, taken modulo 4.
+inline void trellis_table(int bits, int phase, int offset, int8_t table[16]) {
+    const int f = phase % 4;
+    for (int x = 0; x < 16; x++)
+        table[x] = static_cast<int8_t>(trellis(bits).table[static_cast<size_t>((x >> f | x << (4 - f)) & 15)] + offset);
+}
+constexpr int unit_phase(int bits, int unit) { return bits == 3 ? unit : bits == 2 ? 2 - unit % 2 * 2 : 0; }
+
+// V is read in parts, a vector of the ISA each: per_group of them make a dim group of 16. The part that holds the predecessors of a part's
+// first four dims (its last four dims are they).
+inline int part_before(int part, int parts, int per_group) {
+    if (part % per_group != 0) return part - 1;
+    const int group = part / per_group, groups = parts / per_group;
+    return (group >= 2 ? group - 2 : groups - 1 - group) * per_group + per_group - 1;
+}
+// The n-th part to read. The first two groups of trellis codes need the last two: they come last, so that memory is read in its order.
+template <class C> inline int nth_part(int n, int parts, int per_group) {
+    const int part = C::trellis ? n + 2 * per_group : n;
+    return part < parts ? part : part - parts;
 }
 
 // Value in standard deviations of int8 level 1, of a format with a transform.

@@ -9,7 +9,7 @@
 //   pack_signed/unsigned(a,b,c,d)   four ints of a lane into its four bytes
 //   query_factor(q, d)              per row: the largest factor that makes q int8 by the rules of dot2; q: [d] vectors
 //   weight_bound(w)                 per row: what may become kWeightLimit; w: eight tokens
-//   expand_bytes<bits>(p, n, offset, out)   n groups of eight vectors of codes -> level + offset
+//   expand_bytes<Codes>(operand, tile, d, offset, out)   level + offset of all codes, 64 d bytes
 //   transpose(r)                    kLanes vectors, in place
 //   equal_bits(p, half), load_halves(p, out)   as in attend_tiles.h
 #pragma once
@@ -167,10 +167,8 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
         }
     }
 
-    static void expand_bytes(int bits, const uint8_t* p, int n, int offset, uint8_t* out) {
-        if (bits == 2) Isa::template expand_bytes<2>(p, n, offset, out);
-        else if (bits == 3) Isa::template expand_bytes<3>(p, n, offset, out);
-        else Isa::template expand_bytes<4>(p, n, offset, out);
+    static void expand_bytes(const TileRun& run, Operand op, const uint8_t* tile, int offset, uint8_t* out) {
+        with_codes(run.format, [&]<class C>(C) { Isa::template expand_bytes<C>(op, tile, run.head_dim, offset, out); });
     }
 
     // ---- masks
@@ -288,14 +286,14 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
         return bound * (1.0f / Isa::kWeightLimit);
     }
 
-    // K and V are codebook formats; at most kMaxBatchedRows rows.
+    // K and V are formats with tables; at most kMaxBatchedRows rows.
     static void run(const AttendArgs& a, const AttendState& state, float* scratch) {
         const int    dk = a.k.head_dim, dv = a.v.head_dim, vectors = (a.rows + kLanes - 1) / kLanes;
         const Space  at     = carve(scratch, dk, dv, vectors);
         const size_t k_step = tile_bytes(a.k.format, dk), v_step = tile_bytes(a.v.format, dv),
                      q_size = static_cast<size_t>(dk / 4) * sizeof(Fv);
-        const float scale   = codebook(a.k.format.bits).unit * (a.softcap != 0 ? a.scale : a.scale * kLog2E);
-        const float v_unit  = codebook(a.v.format.bits).unit;
+        const float scale   = unit_of(a.k.format) * (a.softcap != 0 ? a.scale : a.scale * kLog2E);
+        const float v_unit  = unit_of(a.v.format);
         const float sparse  = std::log2(a.sparse_v); // -inf when off
         RowState    s[kMaxBatchedRows / kLanes];
         const auto  rows_of = [&](int n) { return a.rows - n * kLanes < kLanes ? a.rows - n * kLanes : kLanes; };
@@ -327,8 +325,8 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
                 if (!expanded) {
                     const uint8_t *k = a.k.tiles + k_step * static_cast<size_t>(begin / kTileTokens),
                                   *v = a.v.tiles + v_step * static_cast<size_t>(begin / kTileTokens);
-                    expand_bytes(a.k.format.bits, k, dk / 8, Isa::kOffsetK, at.k);
-                    expand_bytes(a.v.format.bits, v, dv / 8, Isa::kOffsetV, at.v);
+                    expand_bytes(a.k, Operand::K, k, Isa::kOffsetK, at.k);
+                    expand_bytes(a.v, Operand::V, v, Isa::kOffsetV, at.v);
                     Isa::load_halves(tile_scales(a.k.format, dk, k), k_scale);
                     Isa::load_halves(tile_scales(a.v.format, dv, v), v_scale);
                     expanded = true;

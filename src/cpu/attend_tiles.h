@@ -1,10 +1,10 @@
 // Attention over a run of tiles, lanes are tokens (scores) and dims (weighted sums). Written once over the operations of an ISA (struct
 // Isa, see avx2_isa.h), beside those of vectors.h:
 //   prepare_query(q, d, rows, unit, QueryOperand&)           int8 operand of the scores
-//   scores_of<bits, rows>(tile, d, operand, out)             out[rows][64] = step * unit * Σ q8 * level
+//   scores_of<Codes, rows>(tile, d, operand, out)            out[rows][64] = step * unit * Σ q8 * level
 //   quantize_weights(w, w8) -> step                          u8 operand of the weighted sum, 64 tokens as vectors
-//   weigh_of<bits, rows>(tile, d, w8, step, o)               o[rows][d] += step * Σ w8 * level
-//   expand_k<bits>, expand_v<bits>(format, tile, d, out)     K: out[d][64], V: out[64][d], f32 with scales; 8 bits: turbo8
+//   weigh_of<Codes, rows>(tile, d, w8, step, o)              o[rows][d] += step * Σ w8 * level
+//   expand_k<Codes>, expand_v<Codes>(format, tile, d, out)   K: out[d][64], V: out[64][d], f32 with scales
 //   expand_f16(operand, tile, d, out)                        the same of f16 rows
 //   load_halves(p, out)                                      64 f16 -> f32
 //   equal_bits(p, half)                                      bit t: p[t] == half, 64 of them
@@ -76,43 +76,28 @@ template <class Isa> struct Attention : Vectors<Isa> {
         for (; r < rows; r++) weigh_block<1>(p + r * kTileTokens, v, d, o + static_cast<size_t>(r) * d);
     }
 
-    // ---- packed codes: one instance per number of bits and rows
+    // ---- packed codes: one instance per kind of codes and number of rows
 
     template <int R = kMaxDecodeRows>
-    static void scores(int bits, const uint8_t* tile, int d, const typename Isa::QueryOperand& op, int rows, float* out) {
+    static void scores(const Format& f, const uint8_t* tile, int d, const typename Isa::QueryOperand& op, int rows, float* out) {
         if constexpr (R > 1)
-            if (rows < R) return scores<R - 1>(bits, tile, d, op, rows, out);
-        if (bits == 2) Isa::template scores_of<2, R>(tile, d, op, out);
-        else if (bits == 3) Isa::template scores_of<3, R>(tile, d, op, out);
-        else Isa::template scores_of<4, R>(tile, d, op, out);
+            if (rows < R) return scores<R - 1>(f, tile, d, op, rows, out);
+        with_codes(f, [&]<class C>(C) { Isa::template scores_of<C, R>(tile, d, op, out); });
     }
     template <int R = kMaxDecodeRows>
-    static void weigh(int bits, const uint8_t* tile, int d, const uint8_t* w8, const float* step, int rows, float* o) {
+    static void weigh(const Format& f, const uint8_t* tile, int d, const uint8_t* w8, const float* step, int rows, float* o) {
         if constexpr (R > 1)
-            if (rows < R) return weigh<R - 1>(bits, tile, d, w8, step, rows, o);
-        if (bits == 2) Isa::template weigh_of<2, R>(tile, d, w8, step, o);
-        else if (bits == 3) Isa::template weigh_of<3, R>(tile, d, w8, step, o);
-        else Isa::template weigh_of<4, R>(tile, d, w8, step, o);
+            if (rows < R) return weigh<R - 1>(f, tile, d, w8, step, rows, o);
+        with_codes(f, [&]<class C>(C) { Isa::template weigh_of<C, R>(tile, d, w8, step, o); });
     }
 
-    // Row by row: for formats without an expansion of their own.
-    static void expand_rows(const Format& f, Operand op, const uint8_t* tile, int d, float* out) {
-        float         row[kMaxHeadDim];
-        const TileRun run{tile, f, d};
-        for (int t = 0; t < kTileTokens; t++) {
-            transformed_row(run, op, t, op == Operand::V ? out + static_cast<size_t>(t) * d : row);
-            for (int i = 0; i < d && op == Operand::K; i++) out[static_cast<size_t>(i) * kTileTokens + t] = row[i];
-        }
-    }
     static void expand(const Format& f, Operand op, const uint8_t* tile, int d, float* out) {
-        if (!f.transformed()) return Isa::expand_f16(op, tile, d, out);
-        if (f.kind == FormatKind::Trellis) return expand_rows(f, op, tile, d, out);
-        switch (f.bits) {
-        case 2: return op == Operand::K ? Isa::template expand_k<2>(f, tile, d, out) : Isa::template expand_v<2>(f, tile, d, out);
-        case 3: return op == Operand::K ? Isa::template expand_k<3>(f, tile, d, out) : Isa::template expand_v<3>(f, tile, d, out);
-        case 4: return op == Operand::K ? Isa::template expand_k<4>(f, tile, d, out) : Isa::template expand_v<4>(f, tile, d, out);
-        default: return op == Operand::K ? Isa::template expand_k<8>(f, tile, d, out) : Isa::template expand_v<8>(f, tile, d, out);
-        }
+        const auto codes = [&]<class C>(C) {
+            op == Operand::K ? Isa::template expand_k<C>(f, tile, d, out) : Isa::template expand_v<C>(f, tile, d, out);
+        };
+        if (!f.transformed()) Isa::expand_f16(op, tile, d, out);
+        else if (has_tables(f)) with_codes(f, codes);
+        else codes(ByteCodes{});
     }
 
     // ---- masks: one tile of one row is open (adds nothing), closed (-inf everywhere) or has terms of its own
@@ -185,22 +170,22 @@ template <class Isa> struct Attention : Vectors<Isa> {
         return tile_top;
     }
 
-    // integer: scores and weighted sums of codebook formats stay on the packed codes (decode); else every tile is expanded (batched).
+    // integer: scores and weighted sums of formats with tables stay on the packed codes (decode); else every tile is expanded (batched).
     static void run(const AttendArgs& a, const AttendState& s, float* scratch, bool integer) {
         const int    dk = a.k.head_dim, dv = a.v.head_dim;
         float* const kt     = scratch;                                    // [dk][64]
         float* const vt     = kt + static_cast<size_t>(kTileTokens) * dk; // [64][dv]
         float* const sc     = vt + static_cast<size_t>(kTileTokens) * dv; // [rows][64]
-        const bool   k_int  = integer && a.k.format.kind == FormatKind::Levels;
-        const bool   v_int  = integer && a.v.format.kind == FormatKind::Levels;
+        const bool   k_int  = integer && has_tables(a.k.format);
+        const bool   v_int  = integer && has_tables(a.v.format);
         const bool   k_half = integer && !a.k.format.transformed(), v_half = integer && !a.v.format.transformed();
         const size_t k_step = tile_bytes(a.k.format, dk), v_step = tile_bytes(a.v.format, dv);
-        const float  v_unit = v_int ? codebook(a.v.format.bits).unit : 1.0f;
+        const float  v_unit = v_int ? unit_of(a.v.format) : 1.0f;
         const float  sparse = std::log2(a.sparse_v); // -inf when off
         const float  scale  = a.softcap != 0 ? a.scale : a.scale * kLog2E;
 
         typename Isa::QueryOperand operand;
-        if (k_int) Isa::prepare_query(a.q, dk, a.rows, codebook(a.k.format.bits).unit, operand);
+        if (k_int) Isa::prepare_query(a.q, dk, a.rows, unit_of(a.k.format), operand);
 
         alignas(64) float   terms[kTileTokens], factor[kTileTokens], v_scale[kTileTokens] = {};
         alignas(64) uint8_t w8[kMaxDecodeRows][kTileTokens];
@@ -228,7 +213,7 @@ template <class Isa> struct Attention : Vectors<Isa> {
             const int      tokens = a.end - begin < kTileTokens ? a.end - begin : kTileTokens;
 
             if (k_int) {
-                scores(a.k.format.bits, k, dk, operand, a.rows, sc);
+                scores(a.k.format, k, dk, operand, a.rows, sc);
                 Isa::load_halves(tile_scales(a.k.format, dk, k), factor);
                 for (int t = 0; t < kTileTokens; t += kLanes) store(factor + t, load(factor + t) * scale);
             } else if (k_half) {
@@ -261,7 +246,7 @@ template <class Isa> struct Attention : Vectors<Isa> {
             if (a.v_tiles) a.v_tiles->seen++, a.v_tiles->skipped += !live;
             if (!live) continue;
             if (v_int) {
-                weigh(a.v.format.bits, v, dv, w8[0], step, a.rows, s.o);
+                weigh(a.v.format, v, dv, w8[0], step, a.rows, s.o);
             } else if (v_half) {
                 HalfRows<Isa>::weigh(sc, reinterpret_cast<const uint16_t*>(v), tokens, dv, a.rows, s.o);
             } else {
@@ -277,7 +262,7 @@ template <class Isa> struct Attention : Vectors<Isa> {
     }
     static void decode(const AttendArgs& a, const AttendState& s, float* scratch) { run(a, s, scratch, true); }
     static void batched(const AttendArgs& a, const AttendState& s, float* scratch) {
-        const bool integer = a.k.format.kind == FormatKind::Levels && a.v.format.kind == FormatKind::Levels;
+        const bool integer = has_tables(a.k.format) && has_tables(a.v.format);
         integer ? RowAttention<Isa>::run(a, s, scratch) : run(a, s, scratch, false);
     }
 };

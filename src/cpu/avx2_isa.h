@@ -1,4 +1,4 @@
-// The vectors of 256 bits: unpacking, f32 expansion and the multiplication of AVX2, which the level avxvnni (avxvnni_read.cpp) replaces.
+// The vectors of 256 bits beside unpacking (avx2_unpack.h): f32 expansion and the multiplication of AVX2, which the level avxvnni (avxvnni_read.cpp) replaces.
 // Included by the units of these levels; everything has internal linkage.
 //
 // AVX2 has no non-saturating u8*s8 dot product, so the operands are scaled such that no int16 step can overflow:
@@ -13,64 +13,16 @@
 #include <algorithm>
 
 #include "cpu/attend_tiles.h"
+#include "cpu/avx2_unpack.h"
 
 namespace tightkv {
 
 namespace {
 
-inline __m256i load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 inline __m256i spread(const void* p) { // four bytes into every lane
     int32_t x;
     std::memcpy(&x, p, 4);
     return _mm256_set1_epi32(x);
-}
-
-// ---- unpacking: eight vectors of codes -> eight vectors of table bytes, handed on four at a time
-
-struct Table {
-    __m256i low;  // index in the low bits of a nibble
-    __m256i high; // 2 bit only: index in bits 2-3 of a nibble
-};
-
-Table make_table(int bits, int offset) {
-    const Codebook&    book = codebook(bits);
-    alignas(16) int8_t low[16], high[16];
-    for (int i = 0; i < 16; i++) {
-        low[i]  = static_cast<int8_t>(book.level[i % book.n] + offset);
-        high[i] = static_cast<int8_t>(book.level[(i >> 2) % book.n] + offset);
-    }
-    return {_mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(low))),
-            _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(high)))};
-}
-
-// p: this half (32 bytes) of the first plane; planes are 64 bytes apart. use(i, v_i, v_i+1, v_i+2, v_i+3) for i = 0, 4.
-template <int Bits, class Use> [[gnu::always_inline]] inline void unpack(const uint8_t* p, const Table& t, Use use) {
-    const __m256i nibble = _mm256_set1_epi8(15);
-    const auto    lookup = [](__m256i table, __m256i index) { return _mm256_shuffle_epi8(table, index); };
-    if constexpr (Bits == 4) {
-        for (int i = 0; i < 8; i += 4) {
-            const __m256i a = load(p + 32 * i), b = load(p + 32 * i + 64);
-            use(i, lookup(t.low, _mm256_and_si256(a, nibble)), lookup(t.low, _mm256_and_si256(_mm256_srli_epi16(a, 4), nibble)),
-                lookup(t.low, _mm256_and_si256(b, nibble)), lookup(t.low, _mm256_and_si256(_mm256_srli_epi16(b, 4), nibble)));
-        }
-    } else if constexpr (Bits == 3) {
-        // VPSHUFB takes bits 0-3 and zeroes on bit 7; after & 0x77 both nibbles index directly.
-        const __m256i keep = _mm256_set1_epi8(0x77);
-        const __m256i A = load(p), B = load(p + 64), C = load(p + 128);
-        const __m256i a = _mm256_and_si256(A, keep), b = _mm256_and_si256(B, keep), c = _mm256_and_si256(C, keep);
-        use(0, lookup(t.low, a), lookup(t.low, _mm256_srli_epi16(a, 4)), lookup(t.low, b), lookup(t.low, _mm256_srli_epi16(b, 4)));
-        // the spare bits 3 and 7 of A, B, C are bits 0, 1, 2 of v6 and v7
-        __m256i s = _mm256_srli_epi16(_mm256_xor_si256(A, a), 1);
-        s         = _mm256_srli_epi16(_mm256_or_si256(s, _mm256_xor_si256(B, b)), 1);
-        s         = _mm256_srli_epi16(_mm256_or_si256(s, _mm256_xor_si256(C, c)), 1);
-        use(4, lookup(t.low, c), lookup(t.low, _mm256_srli_epi16(c, 4)), lookup(t.low, s), lookup(t.low, _mm256_srli_epi16(s, 4)));
-    } else {
-        for (int i = 0; i < 8; i += 4) {
-            const __m256i x  = load(p + 16 * i);
-            const __m256i lo = _mm256_and_si256(x, nibble), hi = _mm256_and_si256(_mm256_srli_epi16(x, 4), nibble);
-            use(i, lookup(t.low, lo), lookup(t.high, lo), lookup(t.low, hi), lookup(t.high, hi));
-        }
-    }
 }
 
 struct Avx2 {
@@ -159,30 +111,24 @@ struct Avx2 {
         }
     }
 
-    template <int Bits, int R> static void scores_of(const uint8_t* tile, int d, const QueryOperand& op, float* out) {
-        static const Table table  = make_table(Bits, 128);
-        const Table        t      = table;
-        const __m256i      ones   = _mm256_set1_epi16(1);
-        const int          groups = d / 32;
-        for (int block = 0; block < 8; block++) { // eight tokens: half of a 16-token vector
-            const uint8_t* p = tile + static_cast<size_t>(block / 2) * groups * Bits * 64 + (block % 2) * 32;
-            __m256i        acc[R];
+    template <class C, int R> static void scores_of(const uint8_t* tile, int d, const QueryOperand& op, float* out) {
+        static const Table<C> table = make_table<C>(Operand::K, 128);
+        const Table<C>        t     = table;
+        const __m256i         ones  = _mm256_set1_epi16(1);
+        for (int block = 0; block < 8; block++) { // eight tokens
+            __m256i acc[R];
             for (int r = 0; r < R; r++) acc[r] = _mm256_setzero_si256();
-            for (int g = 0; g < groups; g++, p += Bits * 64) {
-                const __m256i* q     = op.q + g * 8 * R;
-                const __m256i* minus = op.minus + g * 2 * R;
-                unpack<Bits>(
-                    p, t, [&](int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) {
-                        for (int r = 0; r < R; r++) {
-                            const __m256i ab =
-                                _mm256_add_epi16(_mm256_maddubs_epi16(a, q[i * R + r]), _mm256_maddubs_epi16(b, q[(i + 1) * R + r]));
-                            const __m256i ce =
-                                _mm256_add_epi16(_mm256_maddubs_epi16(c, q[(i + 2) * R + r]), _mm256_maddubs_epi16(e, q[(i + 3) * R + r]));
-                            const __m256i sum = _mm256_add_epi16(_mm256_add_epi16(ab, minus[i / 4 * R + r]), ce);
-                            acc[r]            = _mm256_add_epi32(acc[r], _mm256_madd_epi16(sum, ones));
-                        }
-                    });
-            }
+            walk_k<C>(
+                tile, block, d / 32, t, [&](int g, int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) {
+                    const __m256i* q     = op.q + (8 * g + i) * R;
+                    const __m256i* minus = op.minus + (2 * g + i / 4) * R;
+                    for (int r = 0; r < R; r++) {
+                        const __m256i ab  = _mm256_add_epi16(_mm256_maddubs_epi16(a, q[r]), _mm256_maddubs_epi16(b, q[R + r]));
+                        const __m256i ce  = _mm256_add_epi16(_mm256_maddubs_epi16(c, q[2 * R + r]), _mm256_maddubs_epi16(e, q[3 * R + r]));
+                        const __m256i sum = _mm256_add_epi16(_mm256_add_epi16(ab, minus[r]), ce);
+                        acc[r]            = _mm256_add_epi32(acc[r], _mm256_madd_epi16(sum, ones));
+                    }
+                });
             for (int r = 0; r < R; r++)
                 _mm256_storeu_ps(out + r * kTileTokens + block * 8, _mm256_mul_ps(_mm256_cvtepi32_ps(acc[r]), _mm256_set1_ps(op.step[r])));
         }
@@ -212,27 +158,23 @@ struct Avx2 {
         return weights_to_bytes(w, fold_max(top), kWeightLimit, w8);
     }
 
-    template <int Bits, int R> static void weigh_of(const uint8_t* tile, int d, const uint8_t* w8, const float* step, float* o) {
-        static const Table table = make_table(Bits, 0);
-        const Table        t     = table;
-        const __m256i      ones  = _mm256_set1_epi16(1);
-        for (int half = 0; half < d / 8; half++) { // eight dims
-            const uint8_t* p = tile + static_cast<size_t>(half / 2) * 2 * Bits * 64 + (half % 2) * 32;
-            __m256i        acc[R];
+    template <class C, int R> static void weigh_of(const uint8_t* tile, int d, const uint8_t* w8, const float* step, float* o) {
+        static const Table<C> table = make_table<C>(Operand::V, 0);
+        const Table<C>        t     = table;
+        const __m256i         ones  = _mm256_set1_epi16(1);
+        for (int n = 0; n < d / 8; n++) {
+            const int half = nth_part<C>(n, d / 8, 2); // eight dims
+            __m256i   acc[R];
             for (int r = 0; r < R; r++) acc[r] = _mm256_setzero_si256();
-            for (int s = 0; s < 2; s++) { // 32 tokens
-                const uint8_t* w = w8 + 32 * s;
-                unpack<Bits>(
-                    p + s * Bits * 64, t, [&](int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) {
-                        for (int r = 0; r < R; r++) {
-                            const uint8_t* x = w + r * kTileTokens + 4 * i;
-                            const __m256i ab = _mm256_add_epi16(_mm256_maddubs_epi16(spread(x), a), _mm256_maddubs_epi16(spread(x + 4), b));
-                            const __m256i ce =
-                                _mm256_add_epi16(_mm256_maddubs_epi16(spread(x + 8), c), _mm256_maddubs_epi16(spread(x + 12), e));
-                            acc[r] = _mm256_add_epi32(acc[r], _mm256_add_epi32(_mm256_madd_epi16(ab, ones), _mm256_madd_epi16(ce, ones)));
-                        }
-                    });
-            }
+            walk_v<C>(
+                tile, half, d / 8, t, [&](int s, int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) {
+                    for (int r = 0; r < R; r++) {
+                        const uint8_t* x  = w8 + r * kTileTokens + 32 * s + 4 * i;
+                        const __m256i  ab = _mm256_add_epi16(_mm256_maddubs_epi16(spread(x), a), _mm256_maddubs_epi16(spread(x + 4), b));
+                        const __m256i  ce = _mm256_add_epi16(_mm256_maddubs_epi16(spread(x + 8), c), _mm256_maddubs_epi16(spread(x + 12), e));
+                        acc[r] = _mm256_add_epi32(acc[r], _mm256_add_epi32(_mm256_madd_epi16(ab, ones), _mm256_madd_epi16(ce, ones)));
+                    }
+                });
             for (int r = 0; r < R; r++) {
                 float* at = o + static_cast<size_t>(r) * d + half * 8;
                 _mm256_storeu_ps(at, _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc[r]), _mm256_set1_ps(step[r]), _mm256_loadu_ps(at)));
@@ -285,15 +227,30 @@ struct Avx2 {
     static Floats weight_bound(const Floats* w) { // sums of the tokens of an int16 lane
         return _mm256_max_ps((w[0] + w[1]) + (w[4] + w[5]), (w[2] + w[3]) + (w[6] + w[7]));
     }
-    template <int Bits> static void expand_bytes(const uint8_t* p, int n, int offset, uint8_t* out) {
-        const Table t = make_table(Bits, offset);
-        for (int g = 0; g < n; g++, p += Bits * 64, out += 512)
-            for (int half = 0; half < 64; half += 32)
-                unpack<Bits>(
-                    p + half, t, [&](int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) {
-                        const __m256i v[4] = {a, b, c, e};
-                        for (int k = 0; k < 4; k++) _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 64 * (i + k) + half), v[k]);
+    template <class C> static void expand_bytes(Operand op, const uint8_t* tile, int d, int offset, uint8_t* out) {
+        const Table<C> t   = make_table<C>(op, offset);
+        const auto     put = [](uint8_t* at, __m256i a, __m256i b, __m256i c, __m256i e) {
+            const __m256i v[4] = {a, b, c, e};
+            for (int k = 0; k < 4; k++) _mm256_storeu_si256(reinterpret_cast<__m256i*>(at + 64 * k), v[k]);
+        };
+        if (op == Operand::K) {
+            for (int block = 0; block < 8; block++) {
+                uint8_t* const at = out + static_cast<size_t>(block / 2) * d * 16 + block % 2 * 32;
+                walk_k<C>(
+                    tile, block, d / 32, t, [&](int g, int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) {
+                        put(at + 512 * g + 64 * i, a, b, c, e);
                     });
+            }
+        } else {
+            for (int n = 0; n < d / 8; n++) {
+                const int      half = nth_part<C>(n, d / 8, 2);
+                uint8_t* const at   = out + static_cast<size_t>(half / 2) * 1024 + half % 2 * 32;
+                walk_v<C>(
+                    tile, half, d / 8, t, [&](int s, int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) {
+                        put(at + 512 * s + 64 * i, a, b, c, e);
+                    });
+            }
+        }
     }
     static void transpose(Floats* r) {
         __m256 t[8], u[8];
@@ -316,49 +273,39 @@ struct Avx2 {
         return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_sll_epi32(x, _mm_cvtsi32_si128(24 - 8 * b)), 24));
     }
 
-    template <int Bits, class Use> [[gnu::always_inline]] static void unpack_levels(const uint8_t* p, const Table& t, Use use) {
-        if constexpr (Bits == 8) {
-            for (int i = 0; i < 8; i += 4) use(i, load(p + 64 * i), load(p + 64 * i + 64), load(p + 64 * i + 128), load(p + 64 * i + 192));
-        } else {
-            unpack<Bits>(p, t, use);
-        }
-    }
-    template <int Bits> static void expand_k(const Format& f, const uint8_t* tile, int d, float* out) {
-        const Table       t = Bits == 8 ? Table{} : make_table(Bits == 8 ? 4 : Bits, 0);
+    template <class C> static void expand_k(const Format& f, const uint8_t* tile, int d, float* out) {
+        const Table<C>    t = make_table<C>(Operand::K, 0);
         alignas(32) float scale[kTileTokens];
         load_halves(tile_scales(f, d, tile), scale);
         const __m256 unit = _mm256_set1_ps(unit_of(f));
         for (int block = 0; block < 8; block++) {
-            const uint8_t* p = tile + static_cast<size_t>(block / 2) * (d / 32) * Bits * 64 + (block % 2) * 32;
-            const __m256   s = _mm256_mul_ps(_mm256_load_ps(scale + 8 * block), unit);
-            for (int g = 0; g < d / 32; g++, p += Bits * 64)
-                unpack_levels<Bits>(
-                    p, t, [&](int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) {
-                        const __m256i v[4] = {a, b, c, e};
-                        for (int x = 0; x < 16; x++)
-                            _mm256_storeu_ps(out + static_cast<size_t>(32 * g + 4 * i + x) * kTileTokens + 8 * block,
-                                             _mm256_mul_ps(byte_lane(v[x / 4], x % 4), s));
-                    });
+            const __m256 s = _mm256_mul_ps(_mm256_load_ps(scale + 8 * block), unit);
+            walk_k<C>(
+                tile, block, d / 32, t, [&](int g, int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) {
+                    const __m256i v[4] = {a, b, c, e};
+                    for (int x = 0; x < 16; x++)
+                        _mm256_storeu_ps(out + static_cast<size_t>(32 * g + 4 * i + x) * kTileTokens + 8 * block,
+                                         _mm256_mul_ps(byte_lane(v[x / 4], x % 4), s));
+                });
         }
     }
-    template <int Bits> static void expand_v(const Format& f, const uint8_t* tile, int d, float* out) {
-        const Table       t = Bits == 8 ? Table{} : make_table(Bits == 8 ? 4 : Bits, 0);
+    template <class C> static void expand_v(const Format& f, const uint8_t* tile, int d, float* out) {
+        const Table<C>    t = make_table<C>(Operand::V, 0);
         alignas(32) float scale[kTileTokens];
         load_halves(tile_scales(f, d, tile), scale);
         const float unit = unit_of(f);
         for (int i = 0; i < kTileTokens; i++) scale[i] *= unit;
-        for (int half = 0; half < d / 8; half++) {
-            const uint8_t* p = tile + static_cast<size_t>(half / 2) * 2 * Bits * 64 + (half % 2) * 32;
-            for (int s = 0; s < 2; s++)
-                unpack_levels<Bits>(
-                    p + s * Bits * 64, t, [&](int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) {
-                        const __m256i v[4] = {a, b, c, e};
-                        for (int x = 0; x < 16; x++) {
-                            const int token = 32 * s + 4 * i + x;
-                            _mm256_storeu_ps(out + static_cast<size_t>(token) * d + 8 * half,
-                                             _mm256_mul_ps(byte_lane(v[x / 4], x % 4), _mm256_set1_ps(scale[token])));
-                        }
-                    });
+        for (int n = 0; n < d / 8; n++) {
+            const int half = nth_part<C>(n, d / 8, 2);
+            walk_v<C>(
+                tile, half, d / 8, t, [&](int s, int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) {
+                    const __m256i v[4] = {a, b, c, e};
+                    for (int x = 0; x < 16; x++) {
+                        const int token = 32 * s + 4 * i + x;
+                        _mm256_storeu_ps(out + static_cast<size_t>(token) * d + 8 * half,
+                                         _mm256_mul_ps(byte_lane(v[x / 4], x % 4), _mm256_set1_ps(scale[token])));
+                    }
+                });
         }
     }
     static void expand_f16(Operand op, const uint8_t* tile, int d, float* out) {

@@ -4,62 +4,17 @@
 #include <immintrin.h>
 
 #include "cpu/attend_tiles.h"
+#include "cpu/avx512_unpack.h"
 #include "cpu/isa_entries.h"
 
 namespace tightkv {
 
 namespace {
 
-inline __m512i load(const void* p) { return _mm512_loadu_si512(p); }
 inline __m512i spread(const void* p) { // four bytes into every lane
     int32_t x;
     std::memcpy(&x, p, 4);
     return _mm512_set1_epi32(x);
-}
-
-// ---- unpacking: eight vectors of codes -> eight vectors of table bytes
-
-// VPERMB takes six index bits; the table repeats, so what stands above the code does not matter.
-__m512i make_table(int bits, int offset) {
-    const Codebook&    book = codebook(bits);
-    alignas(64) int8_t bytes[64];
-    for (int i = 0; i < 64; i++) bytes[i] = static_cast<int8_t>(book.level[i % book.n] + offset);
-    return _mm512_load_si512(bytes);
-}
-
-// p: first of the group's planes, 64 bytes each. use(i, v_i) for i = 0 … 7.
-template <int Bits, class Use> [[gnu::always_inline]] inline void unpack(const uint8_t* p, __m512i table, Use use) {
-    const auto lookup = [&](__m512i index) { return _mm512_permutexvar_epi8(index, table); };
-    if constexpr (Bits == 8) {
-        for (int i = 0; i < 8; i++) use(i, load(p + 64 * i));
-    } else if constexpr (Bits == 4) {
-        for (int i = 0; i < 4; i++) {
-            const __m512i x = load(p + 64 * i);
-            use(2 * i, lookup(x));
-            use(2 * i + 1, lookup(_mm512_srli_epi16(x, 4)));
-        }
-    } else if constexpr (Bits == 3) {
-        const __m512i A = load(p), B = load(p + 64), C = load(p + 128);
-        use(0, lookup(A));
-        use(1, lookup(_mm512_srli_epi16(A, 4)));
-        use(2, lookup(B));
-        use(3, lookup(_mm512_srli_epi16(B, 4)));
-        use(4, lookup(C));
-        use(5, lookup(_mm512_srli_epi16(C, 4)));
-        // bits 3 and 7 of A, B, C -> bits 0, 1, 2 of each nibble. 0xca: where the mask is set take the second, else the third
-        __m512i s = _mm512_ternarylogic_epi32(_mm512_set1_epi8(0x44), _mm512_srli_epi16(C, 1), _mm512_srli_epi16(B, 2), 0xca);
-        s         = _mm512_ternarylogic_epi32(_mm512_set1_epi8(0x66), s, _mm512_srli_epi16(A, 3), 0xca);
-        use(6, lookup(s));
-        use(7, lookup(_mm512_srli_epi16(s, 4)));
-    } else {
-        for (int i = 0; i < 2; i++) {
-            const __m512i x = load(p + 64 * i);
-            use(4 * i, lookup(x));
-            use(4 * i + 1, lookup(_mm512_srli_epi16(x, 2)));
-            use(4 * i + 2, lookup(_mm512_srli_epi16(x, 4)));
-            use(4 * i + 3, lookup(_mm512_srli_epi16(x, 6)));
-        }
-    }
 }
 
 struct Avx512 {
@@ -74,18 +29,17 @@ struct Avx512 {
     using QueryOperand                  = ByteQueries;
     static constexpr auto prepare_query = prepare_byte_queries;
 
-    template <int Bits, int R> static void scores_of(const uint8_t* tile, int d, const QueryOperand& op, float* out) {
-        static const __m512i table = make_table(Bits, 128);
-        const __m512i        t     = table;
+    template <class C, int R> static void scores_of(const uint8_t* tile, int d, const QueryOperand& op, float* out) {
+        static const Table<C> table = make_table<C>(Operand::K, 128);
+        const Table<C>        t     = table;
         for (int block = 0; block < 4; block++) { // 16 tokens
-            const uint8_t* p = tile + static_cast<size_t>(block) * (d / 32) * Bits * 64;
-            __m512i        acc[R];
+            __m512i acc[R];
             for (int r = 0; r < R; r++) acc[r] = _mm512_set1_epi32(op.minus[r]);
-            for (int g = 0; g < d / 32; g++, p += Bits * 64)
-                unpack<Bits>(
-                    p, t, [&](int i, __m512i v) __attribute__((always_inline)) {
-                        for (int r = 0; r < R; r++) acc[r] = _mm512_dpbusd_epi32(acc[r], v, spread(op.q[r] + 32 * g + 4 * i));
-                    });
+            walk_k<C>(
+                tile + static_cast<size_t>(block) * (d / 32) * C::bits * 64, d / 32,
+                t, [&](int g, int i, __m512i v) __attribute__((always_inline)) {
+                    for (int r = 0; r < R; r++) acc[r] = _mm512_dpbusd_epi32(acc[r], v, spread(op.q[r] + 32 * g + 4 * i));
+                });
             for (int r = 0; r < R; r++)
                 _mm512_storeu_ps(out + r * kTileTokens + 16 * block, _mm512_mul_ps(_mm512_cvtepi32_ps(acc[r]), _mm512_set1_ps(op.step[r])));
         }
@@ -101,18 +55,17 @@ struct Avx512 {
         return top / 255.0f;
     }
 
-    template <int Bits, int R> static void weigh_of(const uint8_t* tile, int d, const uint8_t* w8, const float* step, float* o) {
-        static const __m512i table = make_table(Bits, 0);
-        const __m512i        t     = table;
-        for (int g = 0; g < d / 16; g++) { // 16 dims
-            const uint8_t* p = tile + static_cast<size_t>(g) * 2 * Bits * 64;
-            __m512i        acc[R];
+    template <class C, int R> static void weigh_of(const uint8_t* tile, int d, const uint8_t* w8, const float* step, float* o) {
+        static const Table<C> table = make_table<C>(Operand::V, 0);
+        const Table<C>        t     = table;
+        for (int n = 0; n < d / 16; n++) {
+            const int g = nth_part<C>(n, d / 16, 1); // 16 dims
+            __m512i   acc[R];
             for (int r = 0; r < R; r++) acc[r] = _mm512_setzero_si512();
-            for (int s = 0; s < 2; s++) // 32 tokens
-                unpack<Bits>(
-                    p + s * Bits * 64, t, [&](int i, __m512i v) __attribute__((always_inline)) {
-                        for (int r = 0; r < R; r++) acc[r] = _mm512_dpbusd_epi32(acc[r], spread(w8 + r * kTileTokens + 32 * s + 4 * i), v);
-                    });
+            walk_v<C>(
+                tile, g, d / 16, t, [&](int s, int i, __m512i v) __attribute__((always_inline)) {
+                    for (int r = 0; r < R; r++) acc[r] = _mm512_dpbusd_epi32(acc[r], spread(w8 + r * kTileTokens + 32 * s + 4 * i), v);
+                });
             for (int r = 0; r < R; r++) {
                 float* at = o + static_cast<size_t>(r) * d + 16 * g;
                 _mm512_storeu_ps(at, _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[r]), _mm512_set1_ps(step[r]), _mm512_loadu_ps(at)));
@@ -157,11 +110,22 @@ struct Avx512 {
         for (int k = 1; k < 8; k++) top = _mm512_max_ps(top, w[k]);
         return top;
     }
-    template <int Bits> static void expand_bytes(const uint8_t* p, int n, int offset, uint8_t* out) {
-        const __m512i t = make_table(Bits, offset);
-        for (int g = 0; g < n; g++, p += Bits * 64, out += 512)
-            unpack<Bits>(
-                p, t, [&](int i, __m512i v) __attribute__((always_inline)) { _mm512_storeu_si512(out + 64 * i, v); });
+    template <class C> static void expand_bytes(Operand op, const uint8_t* tile, int d, int offset, uint8_t* out) {
+        const Table<C> t = make_table<C>(op, offset);
+        if (op == Operand::K) {
+            for (int block = 0; block < 4; block++, out += d * 16)
+                walk_k<C>(
+                    tile + static_cast<size_t>(block) * (d / 32) * C::bits * 64, d / 32, t,
+                    [&](int g, int i, __m512i v) __attribute__((always_inline)) { _mm512_storeu_si512(out + 512 * g + 64 * i, v); });
+        } else {
+            for (int n = 0; n < d / 16; n++) {
+                const int g = nth_part<C>(n, d / 16, 1);
+                walk_v<C>(
+                    tile, g, d / 16, t, [&](int s, int i, __m512i v) __attribute__((always_inline)) {
+                        _mm512_storeu_si512(out + static_cast<size_t>(g) * 1024 + 512 * s + 64 * i, v);
+                    });
+            }
+        }
     }
     static void transpose(Floats* r) {
         __m512 t[16], u[16];
@@ -187,39 +151,37 @@ struct Avx512 {
         return _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_sll_epi32(x, _mm_cvtsi32_si128(24 - 8 * b)), 24));
     }
 
-    template <int Bits> static void expand_k(const Format& f, const uint8_t* tile, int d, float* out) {
-        const __m512i     t = Bits == 8 ? _mm512_setzero_si512() : make_table(Bits == 8 ? 4 : Bits, 0);
+    template <class C> static void expand_k(const Format& f, const uint8_t* tile, int d, float* out) {
+        const Table<C>    t = make_table<C>(Operand::K, 0);
         alignas(64) float scale[kTileTokens];
         load_halves(tile_scales(f, d, tile), scale);
         for (int block = 0; block < 4; block++) {
-            const uint8_t* p = tile + static_cast<size_t>(block) * (d / 32) * Bits * 64;
-            const __m512   s = _mm512_mul_ps(_mm512_load_ps(scale + 16 * block), _mm512_set1_ps(unit_of(f)));
-            for (int g = 0; g < d / 32; g++, p += Bits * 64)
-                unpack<Bits>(
-                    p, t, [&](int i, __m512i v) __attribute__((always_inline)) {
-                        for (int b = 0; b < 4; b++)
-                            _mm512_storeu_ps(out + static_cast<size_t>(32 * g + 4 * i + b) * kTileTokens + 16 * block,
-                                             _mm512_mul_ps(byte_lane(v, b), s));
-                    });
+            const __m512 s = _mm512_mul_ps(_mm512_load_ps(scale + 16 * block), _mm512_set1_ps(unit_of(f)));
+            walk_k<C>(
+                tile + static_cast<size_t>(block) * (d / 32) * C::bits * 64, d / 32,
+                t, [&](int g, int i, __m512i v) __attribute__((always_inline)) {
+                    for (int b = 0; b < 4; b++)
+                        _mm512_storeu_ps(out + static_cast<size_t>(32 * g + 4 * i + b) * kTileTokens + 16 * block,
+                                         _mm512_mul_ps(byte_lane(v, b), s));
+                });
         }
     }
-    template <int Bits> static void expand_v(const Format& f, const uint8_t* tile, int d, float* out) {
-        const __m512i     t = Bits == 8 ? _mm512_setzero_si512() : make_table(Bits == 8 ? 4 : Bits, 0);
+    template <class C> static void expand_v(const Format& f, const uint8_t* tile, int d, float* out) {
+        const Table<C>    t = make_table<C>(Operand::V, 0);
         alignas(64) float scale[kTileTokens];
         load_halves(tile_scales(f, d, tile), scale);
         const float unit = unit_of(f);
         for (int i = 0; i < kTileTokens; i++) scale[i] *= unit;
-        for (int g = 0; g < d / 16; g++) {
-            const uint8_t* p = tile + static_cast<size_t>(g) * 2 * Bits * 64;
-            for (int s = 0; s < 2; s++)
-                unpack<Bits>(
-                    p + s * Bits * 64, t, [&](int i, __m512i v) __attribute__((always_inline)) {
-                        for (int b = 0; b < 4; b++) {
-                            const int token = 32 * s + 4 * i + b;
-                            _mm512_storeu_ps(out + static_cast<size_t>(token) * d + 16 * g,
-                                             _mm512_mul_ps(byte_lane(v, b), _mm512_set1_ps(scale[token])));
-                        }
-                    });
+        for (int n = 0; n < d / 16; n++) {
+            const int g = nth_part<C>(n, d / 16, 1);
+            walk_v<C>(
+                tile, g, d / 16, t, [&](int s, int i, __m512i v) __attribute__((always_inline)) {
+                    for (int b = 0; b < 4; b++) {
+                        const int token = 32 * s + 4 * i + b;
+                        _mm512_storeu_ps(out + static_cast<size_t>(token) * d + 16 * g,
+                                         _mm512_mul_ps(byte_lane(v, b), _mm512_set1_ps(scale[token])));
+                    }
+                });
         }
     }
     static void expand_f16(Operand op, const uint8_t* tile, int d, float* out) {

@@ -10,46 +10,43 @@ struct AvxVnni : Avx2 {
     using QueryOperand                  = ByteQueries;
     static constexpr auto prepare_query = prepare_byte_queries;
 
-    template <int Bits, int R> static void scores_of(const uint8_t* tile, int d, const QueryOperand& op, float* out) {
-        static const Table table = make_table(Bits, 128);
-        const Table        t     = table;
-        for (int block = 0; block < 8; block++) { // eight tokens: half of a 16-token vector
-            const uint8_t* p = tile + static_cast<size_t>(block / 2) * (d / 32) * Bits * 64 + (block % 2) * 32;
-            __m256i        acc[R];
+    template <class C, int R> static void scores_of(const uint8_t* tile, int d, const QueryOperand& op, float* out) {
+        static const Table<C> table = make_table<C>(Operand::K, 128);
+        const Table<C>        t     = table;
+        for (int block = 0; block < 8; block++) { // eight tokens
+            __m256i acc[R];
             for (int r = 0; r < R; r++) acc[r] = _mm256_set1_epi32(op.minus[r]);
-            for (int g = 0; g < d / 32; g++, p += Bits * 64)
-                unpack<Bits>(
-                    p, t, [&](int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) {
-                        for (int r = 0; r < R; r++) {
-                            const int8_t* q = op.q[r] + 32 * g + 4 * i;
-                            acc[r]          = _mm256_dpbusd_avx_epi32(acc[r], a, spread(q));
-                            acc[r]          = _mm256_dpbusd_avx_epi32(acc[r], b, spread(q + 4));
-                            acc[r]          = _mm256_dpbusd_avx_epi32(acc[r], c, spread(q + 8));
-                            acc[r]          = _mm256_dpbusd_avx_epi32(acc[r], e, spread(q + 12));
-                        }
-                    });
+            walk_k<C>(
+                tile, block, d / 32, t, [&](int g, int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) {
+                    for (int r = 0; r < R; r++) {
+                        const int8_t* q = op.q[r] + 32 * g + 4 * i;
+                        acc[r]          = _mm256_dpbusd_avx_epi32(acc[r], a, spread(q));
+                        acc[r]          = _mm256_dpbusd_avx_epi32(acc[r], b, spread(q + 4));
+                        acc[r]          = _mm256_dpbusd_avx_epi32(acc[r], c, spread(q + 8));
+                        acc[r]          = _mm256_dpbusd_avx_epi32(acc[r], e, spread(q + 12));
+                    }
+                });
             for (int r = 0; r < R; r++)
                 _mm256_storeu_ps(out + r * kTileTokens + block * 8, _mm256_mul_ps(_mm256_cvtepi32_ps(acc[r]), _mm256_set1_ps(op.step[r])));
         }
     }
-    template <int Bits, int R> static void weigh_of(const uint8_t* tile, int d, const uint8_t* w8, const float* step, float* o) {
-        static const Table table = make_table(Bits, 0);
-        const Table        t     = table;
-        for (int half = 0; half < d / 8; half++) { // eight dims
-            const uint8_t* p = tile + static_cast<size_t>(half / 2) * 2 * Bits * 64 + (half % 2) * 32;
-            __m256i        acc[R];
+    template <class C, int R> static void weigh_of(const uint8_t* tile, int d, const uint8_t* w8, const float* step, float* o) {
+        static const Table<C> table = make_table<C>(Operand::V, 0);
+        const Table<C>        t     = table;
+        for (int n = 0; n < d / 8; n++) {
+            const int half = nth_part<C>(n, d / 8, 2); // eight dims
+            __m256i   acc[R];
             for (int r = 0; r < R; r++) acc[r] = _mm256_setzero_si256();
-            for (int s = 0; s < 2; s++) // 32 tokens
-                unpack<Bits>(
-                    p + s * Bits * 64, t, [&](int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) {
-                        for (int r = 0; r < R; r++) {
-                            const uint8_t* x = w8 + r * kTileTokens + 32 * s + 4 * i;
-                            acc[r]           = _mm256_dpbusd_avx_epi32(acc[r], spread(x), a);
-                            acc[r]           = _mm256_dpbusd_avx_epi32(acc[r], spread(x + 4), b);
-                            acc[r]           = _mm256_dpbusd_avx_epi32(acc[r], spread(x + 8), c);
-                            acc[r]           = _mm256_dpbusd_avx_epi32(acc[r], spread(x + 12), e);
-                        }
-                    });
+            walk_v<C>(
+                tile, half, d / 8, t, [&](int s, int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) {
+                    for (int r = 0; r < R; r++) {
+                        const uint8_t* x = w8 + r * kTileTokens + 32 * s + 4 * i;
+                        acc[r]           = _mm256_dpbusd_avx_epi32(acc[r], spread(x), a);
+                        acc[r]           = _mm256_dpbusd_avx_epi32(acc[r], spread(x + 4), b);
+                        acc[r]           = _mm256_dpbusd_avx_epi32(acc[r], spread(x + 8), c);
+                        acc[r]           = _mm256_dpbusd_avx_epi32(acc[r], spread(x + 12), e);
+                    }
+                });
             for (int r = 0; r < R; r++) {
                 float* at = o + static_cast<size_t>(r) * d + half * 8;
                 _mm256_storeu_ps(at, _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc[r]), _mm256_set1_ps(step[r]), _mm256_loadu_ps(at)));

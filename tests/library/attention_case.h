@@ -244,7 +244,8 @@ inline std::vector<double> AttentionData::plain_f32(const float* q, const Rows& 
 inline void AttentionData::integer_bounds(const std::vector<double>& q, const Rows& k, const Rows& v, const oracle::Attended& want,
                                           Reference& ref) const {
     const int           n = c_.n_kv, dk = c_.dk, dv = c_.dv;
-    const bool          k_levels = k_->format().kind == FormatKind::Levels, v_levels = v_->format().kind == FormatKind::Levels;
+    const auto          tables = [](const Format& f) { return f.kind == FormatKind::Levels || f.kind == FormatKind::Trellis; };
+    const bool          k_levels = tables(k_->format()), v_levels = tables(v_->format());
     const bool          few   = c_.few_rows(); // many rows: both operands packed, or none
     const bool          k_int = k_levels && (few || v_levels), v_int = v_levels && (few || k_levels);
     std::vector<double> mass(static_cast<size_t>(dv), 0.0), spread(static_cast<size_t>(n), 0.0); // Σ p|v|; |v_j - o|²

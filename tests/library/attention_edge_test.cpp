@@ -51,7 +51,7 @@ TEST(AttentionEdge, NoKeysGiveZeros) {
 // NaN or Inf in one query: that row answers NaN, the others what they answered before, bit for bit. Also with the keys split into runs.
 TEST(AttentionEdge, NanStaysInItsRow) {
     for_every_level([] {
-        for (const char* k : {"turbo3", "turbo8", "f16"})
+        for (const char* k : {"turbo3", "turbo8", "f16", "turbo3t"})
             for (const int n_tokens : {4, 20})
                 for (const int threads : {1, 5})
                     for (const int at : {17, 70}) { // either block of the transform of 96 = 64 + 32, the other one stays finite
@@ -81,8 +81,8 @@ TEST(AttentionEdge, NanStaysInItsRow) {
 // Keys on different axes with a large norm: the query on one axis sees one key alone and returns its value row.
 TEST(AttentionEdge, OneHotKeysReturnTheValueRow) {
     for_every_level([] {
-        for (const char* k : {"turbo2", "turbo3", "turbo4", "turbo8", "f16"})
-            for (const char* v : {"turbo2", "turbo4", "turbo8", "f16"})
+        for (const char* k : {"turbo2", "turbo3", "turbo4", "turbo8", "f16", "turbo2t", "turbo3t", "turbo4t"})
+            for (const char* v : {"turbo2", "turbo4", "turbo8", "f16", "turbo2t", "turbo3t", "turbo4t"})
                 for (const int n_tokens : {1, 10}) {
                     AttentionCase c;
                     c.k = k, c.v = v, c.n_kv_heads = 1, c.n_kv = 64, c.n_tokens = n_tokens;
@@ -236,7 +236,7 @@ TEST(AttentionEdge, RefusesImpossibleArguments) {
 TEST(AttentionEdge, SparseValues) {
     IsaRestorer restore;
     for (const int n_tokens : {1, 40})
-        for (const char* format : {"turbo4", "turbo8"}) {
+        for (const char* format : {"turbo4", "turbo8", "turbo3t"}) {
             AttentionCase c;
             c.k = c.v = format, c.dk = c.dv = 64, c.n_kv_heads = 1, c.n_tokens = n_tokens, c.n_kv = 640, c.mask = MaskType::kF32,
             c.q_deviation = 0.1;

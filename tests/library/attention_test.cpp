@@ -34,9 +34,9 @@ TEST(Attention, EveryPairOfFormats) { // few rows stay on the packed codes, 14 r
 
 TEST(Attention, HeadDims) {
     const int         dims[][2] = {{32, 32}, {96, 96}, {128, 128}, {192, 128}, {64, 160}, {256, 256}, {576, 512}, {320, 96}, {1024, 1024}};
-    const char* const formats[][2] = {{"turbo4", "turbo3"},   {"turbo2", "turbo4"},  {"turbo3", "turbo2"},
-                                      {"turbo8", "f16"},      {"f16", "turbo8"},     {"turbo4t", "turbo3t"},
-                                      {"turbo3t", "turbo2t"}, {"turbo2t", "turbo4"}, {"turbo3", "turbo4t"}};
+    const char* const formats[][2] = {{"turbo4", "turbo3"},  {"turbo2", "turbo4"},   {"turbo3", "turbo2"},   {"turbo8", "f16"},
+                                      {"f16", "turbo8"},     {"turbo4t", "turbo3t"}, {"turbo3t", "turbo2t"}, {"turbo2t", "turbo4"},
+                                      {"turbo3", "turbo4t"}, {"turbo8", "turbo2t"},  {"turbo4t", "f16"}};
     for (const auto& d : dims)
         for (const auto& f : formats)
             for (const int n_tokens : {1, 10}) {
@@ -47,13 +47,19 @@ TEST(Attention, HeadDims) {
 }
 
 TEST(Attention, GroupsAndRows) {
-    for (const int group : {1, 2, 3, 4, 8, 16})
-        for (const int n_tokens : {1, 2, 3, 7, 8, 9}) {
-            AttentionCase c;
-            c.k = "turbo3", c.v = "turbo4", c.dk = 32, c.dv = 32, c.group = group, c.n_tokens = n_tokens, c.n_kv = 90,
-            c.mask = MaskType::kF16;
-            expect_within_bounds(c);
-        }
+    for (const auto& [k, v] :
+         {std::pair{"turbo3", "turbo4"}, {"turbo4", "turbo2"}, {"turbo2t", "turbo3t"}, {"turbo3t", "turbo4t"}, {"turbo4t", "turbo2t"}})
+        for (const int group : {1, 2, 3, 4, 8, 16})
+            for (const int n_tokens : {1, 2, 3, 7, 8, 9}) {
+                AttentionCase c;
+                c.k = k, c.v = v, c.dk = 32, c.dv = 32, c.group = group, c.n_tokens = n_tokens, c.n_kv = 90, c.mask = MaskType::kF16;
+                expect_within_bounds(c);
+            }
+    for (const int group : {5, 6, 7}) { // with the above, an instance of every number of rows
+        AttentionCase c;
+        c.k = "turbo3t", c.v = "turbo2t", c.dk = 96, c.dv = 64, c.group = group, c.n_kv = 70;
+        expect_within_bounds(c);
+    }
     for (const int n_tokens : {64, 130}) { // several blocks of rows, a ragged last one
         for (const int group : {1, 3}) {
             AttentionCase c;
@@ -108,7 +114,7 @@ TEST(Attention, StreamsThreadsAndOffsets) {
 // Scores of deviation 4 put the weight on few keys, whose errors no longer average out: one draw then says little, so the mean of ten.
 TEST(Attention, RelativeError) {
     IsaRestorer restore;
-    for (const char* k : {"turbo2", "turbo3", "turbo4"})
+    for (const char* k : {"turbo2", "turbo3", "turbo4", "turbo2t", "turbo3t", "turbo4t"})
         for (const double deviation : {0.5, 1.0, 2.0, 4.0}) {
             constexpr int                 kDraws = 10;
             std::map<std::string, double> mean;
