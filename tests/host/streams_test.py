@@ -1,18 +1,20 @@
 """Several sequences in one graph, each in a stream of its own or all in one."""
 import re
 
-from harness import MODEL, THREADS, HostTest, main, run, text
+from harness import MODEL, SHORT, THREADS, HostTest, main, run, text
 
 
 class Streams(HostTest):
     def test_chunks_side_by_side_are_chunks_one_by_one(self):
+        ctx = 64 if SHORT else 128
+
         def chunks(*args, **how):
-            output = run("llama-perplexity", "-m", MODEL, "-f", text(16384), "-c", 128, "--chunks", 3, "-t", THREADS, *args, **how)
+            output = run("llama-perplexity", "-m", MODEL, "-f", text(16384), "-c", ctx, "--chunks", 3, "-t", THREADS, *args, **how)
             return output, [float(x) for x in re.findall(r"\[\d\]([0-9.]+)", output.out + output.err)]
 
-        one, expected = chunks("-b", 128)
-        many, values = chunks("-b", 384, "-ub", 384)
-        unified, in_one = chunks("-b", 384, "-ub", 384, "-kvu")
+        one, expected = chunks("-b", ctx)
+        many, values = chunks("-b", 3 * ctx, "-ub", 3 * ctx)
+        unified, in_one = chunks("-b", 3 * ctx, "-ub", 3 * ctx, "-kvu")
         for output in (one, many, unified):
             self.assertNative(output)
         self.assertLess(many.stats()["graphs"], one.stats()["graphs"])
