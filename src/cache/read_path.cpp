@@ -116,6 +116,22 @@ void AttentionJob::run() {
     for (int64_t unit; (unit = next_.fetch_add(1, std::memory_order_relaxed)) < n_blocks_ * parts();) attend_unit(unit, scratch);
 }
 
+const float* AttentionJob::query(const Unit& u, int head, int token) const {
+    const RowStrides& by = args_.q_strides;
+    return offset_bytes(args_.q, u.stream * by.stream + head * by.head + token * by.token);
+}
+
+// What the keys' mean adds to every score of a query, q: [dk] as it came.
+float AttentionJob::mean_score(const Unit& u, const float* q) const {
+    const int    dk   = args_.k->shape().head_dim;
+    const float* mean = args_.k->format().transformed() ? args_.k->transform(args_.k_head0 + u.kv_head).mean() : nullptr;
+    if (!mean) return 0;
+    float lane[8] = {}, sum = 0;
+    for (int i = 0; i < dk; i++) lane[i % 8] += q[i] * mean[i];
+    for (float x : lane) sum += args_.scale * x;
+    return sum;
+}
+
 // Queries in the domain of what they meet: of the codes' transform, or as they are. q: [rows][dk], row = token * group + head in group.
 // offset: [rows], scale * <q, mean of the keys>, which scores of codes lack and scores of exact rows contain; zero without a mean.
 void AttentionJob::prepare_queries(const Unit& u, bool exact, float* q, float* offset) const {
@@ -126,14 +142,8 @@ void AttentionJob::prepare_queries(const Unit& u, bool exact, float* q, float* o
     for (int r = 0; r < u.n_tokens * group_; r++) {
         const int    token = u.token0 + r / group_, head = u.kv_head * group_ + r % group_;
         float* const row = q + static_cast<size_t>(r) * dk;
-        std::memcpy(row, offset_bytes(a.q, u.stream * a.q_strides.stream + head * a.q_strides.head + token * a.q_strides.token),
-                    sizeof(float) * static_cast<size_t>(dk));
-        offset[r] = 0;
-        if (const float* mean = rotated ? t.mean() : nullptr) {
-            float sum[8] = {};
-            for (int i = 0; i < dk; i++) sum[i % 8] += row[i] * mean[i];
-            for (float x : sum) offset[r] += a.scale * x;
-        }
+        std::memcpy(row, query(u, head, token), sizeof(float) * static_cast<size_t>(dk));
+        offset[r] = mean_score(u, row);
         if (rotated && !exact) kernels().query(t, row);
     }
 }
@@ -244,7 +254,8 @@ void AttentionJob::write_row(const Unit& u, int row, SoftmaxState codes, const S
             for (size_t i = 0; i < dv; i++) codes.o[i] += codes.l * mean[i];
     }
     if (exact) codes.merge(*exact, dv);
-    if (args_.sinks) codes.add_sink(args_.sinks[head], dv);
+    // The scores of codes lack the mean's part unless a soft cap put it in: the sink's logit does without it, too.
+    if (args_.sinks) codes.add_sink(args_.sinks[head] - (args_.softcap == 0 ? mean_score(u, query(u, head, token)) : 0.0f), dv);
     codes.normalize(dv);
     std::memcpy(
         offset_bytes(args_.out, u.stream * args_.out_strides.stream + head * args_.out_strides.head + token * args_.out_strides.token),

@@ -70,11 +70,13 @@ private:
         return attend_scratch(head_dim_k, head_dim_v) +
                static_cast<size_t>(rows) * (static_cast<size_t>(head_dim_k) + static_cast<size_t>(head_dim_v) + 3);
     }
-    void    prepare_queries(const Unit& u, bool exact, float* q, float* offset) const;
-    void    attend_unit(int64_t unit, float* scratch);
-    void    finish_block(int64_t block, float* scratch);
-    void    write_row(const Unit& u, int row, SoftmaxState codes, const SoftmaxState* exact);
-    int64_t parts() const { return n_runs_ + (args_.exact.n_rows > 0); } // of a block: runs of codes, then the exact rows
+    const float* query(const Unit& u, int head, int token) const; // [dk]
+    float        mean_score(const Unit& u, const float* q) const;
+    void         prepare_queries(const Unit& u, bool exact, float* q, float* offset) const;
+    void         attend_unit(int64_t unit, float* scratch);
+    void         finish_block(int64_t block, float* scratch);
+    void         write_row(const Unit& u, int row, SoftmaxState codes, const SoftmaxState* exact);
+    int64_t      parts() const { return n_runs_ + (args_.exact.n_rows > 0); } // of a block: runs of codes, then the exact rows
 
     AttentionArgs                       args_;
     int                                 group_            = 1;      // query heads per KV head
