@@ -9,7 +9,7 @@
 namespace tightkv {
 
 ExactLedger::ExactLedger(int n_sink, int n_window, int n_streams, int64_t n_cells)
-    : n_sink_(n_sink), n_window_(n_window), n_sink_slots_(exact_sink_slots(n_sink, n_cells)),
+    : n_sink_(n_sink), n_window_(static_cast<int>(std::min<int64_t>(n_window, n_cells))), n_sink_slots_(exact_sink_slots(n_sink, n_cells)),
       ring_(exact_slots(n_sink, n_window, n_cells) - n_sink_slots_), streams_(static_cast<size_t>(n_streams)) {
     for (Stream& s : streams_) {
         s.slot_of_cell.assign(static_cast<size_t>(n_cells), -1);
@@ -17,17 +17,27 @@ ExactLedger::ExactLedger(int n_sink, int n_window, int n_streams, int64_t n_cell
     }
 }
 
+// A free slot for a sink: a sequence whose first tokens partly stay writes the others again. Without one, the oldest makes room.
+int ExactLedger::sink_slot(const Stream& s) const {
+    int oldest = 0;
+    for (int i = 0; i < n_sink_slots_; i++) {
+        const Entry& e = s.slot[static_cast<size_t>(i)];
+        if (e.cell < 0) return i;
+        if (e.order < s.slot[static_cast<size_t>(oldest)].order) oldest = i;
+    }
+    return oldest;
+}
+
 // The oldest holder of its kind makes room.
 int ExactLedger::take(Stream& s, int64_t cell, int64_t order, bool sink) {
-    const int n = sink ? n_sink_slots_ : ring_;
-    if (n == 0) return -1;
-    int&      next = sink ? s.next_sink : s.next_ring;
-    const int slot = (sink ? 0 : n_sink_slots_) + next;
-    next           = (next + 1) % n;
-    Entry& entry   = s.slot[static_cast<size_t>(slot)];
+    if ((sink ? n_sink_slots_ : ring_) == 0) return -1;
+    int slot;
+    if (sink) slot = sink_slot(s);
+    else slot = n_sink_slots_ + s.next_ring, s.next_ring = (s.next_ring + 1) % ring_;
+    Entry& entry = s.slot[static_cast<size_t>(slot)];
     if (entry.cell >= 0) s.slot_of_cell[static_cast<size_t>(entry.cell)] = -1;
     entry                                     = {cell, order, sink};
-    s.slot_of_cell[static_cast<size_t>(cell)] = static_cast<int16_t>(slot);
+    s.slot_of_cell[static_cast<size_t>(cell)] = slot;
     return slot;
 }
 
@@ -74,17 +84,17 @@ int ExactLedger::adopt(int stream, int64_t cell, bool sink) {
 
 void ExactLedger::forget(int stream, int64_t cell) {
     Stream&  s    = streams_[static_cast<size_t>(stream)];
-    int16_t& slot = s.slot_of_cell[static_cast<size_t>(cell)];
+    int32_t& slot = s.slot_of_cell[static_cast<size_t>(cell)];
     if (slot >= 0) s.slot[static_cast<size_t>(slot)] = {};
     slot = -1;
 }
 
 void ExactLedger::clear() {
     for (Stream& s : streams_) {
-        std::fill(s.slot_of_cell.begin(), s.slot_of_cell.end(), int16_t{-1});
+        std::fill(s.slot_of_cell.begin(), s.slot_of_cell.end(), -1);
         std::fill(s.slot.begin(), s.slot.end(), Entry{});
         s.before.clear();
-        s.n_batch = s.next_sink = s.next_ring = 0;
+        s.n_batch = s.next_ring = 0;
     }
     batch_.clear();
 }

@@ -56,8 +56,8 @@ public:
     void forget(int stream, int64_t cell);
     void clear();
 
-    // Entries by slot of the table (empty slots have no cell), and those before the batch, oldest first, for the table of a large batch:
-    // pairs of slot and entry.
+    // Entries by slot of the table (empty slots have no cell), and those before the batch for the table of a large batch: pairs of slot and
+    // entry, by slot.
     std::span<const Entry> entries(int stream) const { return streams_[static_cast<size_t>(stream)].slot; }
     struct Kept {
         int   slot;
@@ -78,12 +78,13 @@ private:
         int     slot, index;
     };
     struct Stream {
-        std::vector<int16_t> slot_of_cell; // [n_cells]
+        std::vector<int32_t> slot_of_cell; // [n_cells]
         std::vector<Entry>   slot;         // [sinks, ring]
         std::vector<Kept>    before;
-        int                  next_sink = 0, next_ring = 0, n_batch = 0;
+        int                  next_ring = 0, n_batch = 0;
         int64_t              next_order = 0;
     };
+    int sink_slot(const Stream& s) const;
     int take(Stream& s, int64_t cell, int64_t order, bool sink);
 
     int                     n_sink_, n_window_, n_sink_slots_, ring_;

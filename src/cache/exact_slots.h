@@ -8,10 +8,14 @@ namespace tightkv {
 // A batch of this many tokens finds the windows of all of them in the table.
 inline constexpr int kExactFewTokens = 4;
 
-// Sinks of one sequence per 1024 cells, at most of 64: a long cache is shared by more sequences. Beyond, the oldest make room.
-inline int exact_sink_slots(int n_sink, int64_t n_cells) { return n_sink * static_cast<int>(std::clamp<int64_t>(n_cells / 1024, 1, 64)); }
+// Sinks of one sequence per 1024 cells, at most of 64: a long cache is shared by more sequences. Beyond, the oldest make room. No more
+// slots than cells.
+inline int exact_sink_slots(int n_sink, int64_t n_cells) {
+    return static_cast<int>(std::min(n_cells, n_sink * std::clamp<int64_t>(n_cells / 1024, 1, 64)));
+}
 inline int exact_slots(int n_sink, int n_window, int64_t n_cells) {
-    return exact_sink_slots(n_sink, n_cells) + (n_window > 0 ? n_window + kExactFewTokens - 1 : 0);
+    const int window = static_cast<int>(std::min<int64_t>(n_window, n_cells));
+    return exact_sink_slots(n_sink, n_cells) + (window > 0 ? window + kExactFewTokens - 1 : 0);
 }
 
 } // namespace tightkv
