@@ -3,14 +3,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 
 namespace tightkv {
 
 void SelfCalibration::observe(const TileStore& store, int stream, int64_t cell, int32_t position, const float* row) {
-    const size_t n = static_cast<size_t>(store.shape().n_kv_heads) * static_cast<size_t>(store.shape().head_dim);
-    kept_.push_back({stream, cell});
-    rows_.insert(rows_.end(), row, row + n);
-    written(cell);
+    const size_t n           = static_cast<size_t>(store.shape().n_kv_heads) * static_cast<size_t>(store.shape().head_dim);
+    kept_[key(stream, cell)] = {stream, cell, {row, row + n}};
+    cells_                   = std::max(cells_, cell + 1);
     if (position >= 0 && position < kLeftOut) return;
     if (!std::all_of(row, row + n, [](float x) { return std::isfinite(x); })) return;
     sum_.resize(n);
@@ -18,11 +18,13 @@ void SelfCalibration::observe(const TileStore& store, int stream, int64_t cell, 
     counted_++;
 }
 
+void SelfCalibration::written(int stream, int64_t cell) {
+    kept_.erase(key(stream, cell));
+    cells_ = std::max(cells_, cell + 1);
+}
+
 bool SelfCalibration::update(TileStore& store) {
-    if (counted_ < wanted_) {
-        batch_ = kept_.size();
-        return false;
-    }
+    if (counted_ < wanted_) return false;
     const size_t                                  d = static_cast<size_t>(store.shape().head_dim), n = sum_.size();
     std::vector<std::shared_ptr<const Transform>> transforms;
     for (size_t at = 0; at < n; at += d) {
@@ -31,16 +33,16 @@ bool SelfCalibration::update(TileStore& store) {
         transforms.push_back(std::make_shared<const Transform>(static_cast<int>(d), std::move(mean)));
     }
     store.recode(std::move(transforms), cells_);
-    for (size_t k = 0; k < batch_; k++) // the rest of the kept rows are written after this
+    for (const auto& [_, kept] : kept_) // those of this batch, too: they are about to be written once more
         for (int h = 0; h < store.shape().n_kv_heads; h++)
-            (void)store.write(kept_[k].stream, h, kept_[k].cell, rows_.data() + k * n + static_cast<size_t>(h) * d);
+            (void)store.write(kept.stream, h, kept.cell, kept.row.data() + static_cast<size_t>(h) * d);
     *this = SelfCalibration(0);
     return true;
 }
 
 void SelfCalibration::clear() {
-    kept_.clear(), rows_.clear();
-    batch_ = 0, cells_ = 0;
+    kept_.clear();
+    cells_ = 0;
 }
 
 } // namespace tightkv

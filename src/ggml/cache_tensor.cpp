@@ -168,7 +168,7 @@ void CacheTensor::write(size_t offset, const void* src, size_t size) {
         write_row(c, x);
         if (const int slot = exact_slot(c); slot >= 0)
             exact_->write_canonical(c.stream, c.head, slot, reinterpret_cast<const uint8_t*>(half));
-        if (calibrating()) calibration_.written(c.cell);
+        if (calibrating()) calibration_.written(c.stream, c.cell);
         at += n;
         stats().rows_written++;
     }
@@ -188,6 +188,11 @@ void CacheTensor::restore(size_t offset, const void* src, size_t size) {
             exact.offer(*this, static_cast<int>((first + i) / n_cells_), (first + i) % n_cells_, sink,
                         static_cast<const uint16_t*>(src) + i * n_embd_);
     }
+}
+
+void CacheTensor::write_copy(const Cell& c, const uint8_t* canonical) {
+    store_->write_canonical(c.stream, c.head, c.cell, canonical);
+    if (calibrating()) calibration_.written(c.stream, c.cell);
 }
 
 void CacheTensor::clear() {
@@ -214,6 +219,8 @@ void CacheTensor::calibrate(const ggml_tensor* rows, const ggml_tensor* cells, i
         const int64_t cell = first + row_index(cells, i);
         if (cell < 0 || cell >= n_cells_ * n_streams_) return; // write_rows() will say so
         std::memcpy(x.data(), static_cast<const char*>(rows->data) + static_cast<size_t>(i) * rows->nb[1], x.size() * sizeof(float));
+        if (exact_) // as write_rows() will have it
+            for (float& v : x) v = half_to_float(float_to_half(v));
         calibration_.observe(*store_, static_cast<int>(cell / n_cells_), cell % n_cells_, plan_.exact->position(static_cast<size_t>(i)),
                              x.data());
     }

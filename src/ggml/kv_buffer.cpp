@@ -148,6 +148,8 @@ bool copy_rows(const ggml_tensor* src, ggml_tensor* dst) {
         return true;
     }
     const size_t row_bytes = static_cast<size_t>(from->head_dim()) * 2;
+    // Codes mean the same under the same transform only.
+    if (from != to && (from->calibrates() || to->calibrates())) return false;
     if (from->format().id != to->format().id || from->head_dim() != to->head_dim() || offset_of(src) % row_bytes ||
         offset_of(dst) % row_bytes || ggml_nbytes(src) % row_bytes)
         return false;
@@ -156,7 +158,7 @@ bool copy_rows(const ggml_tensor* src, ggml_tensor* dst) {
         const auto a = from->cell_of(static_cast<int64_t>((offset_of(src) + at) / row_bytes));
         const auto b = to->cell_of(static_cast<int64_t>((offset_of(dst) + at) / row_bytes));
         from->store()->read_canonical(a.stream, a.head, a.cell, row.data());
-        to->store()->write_canonical(b.stream, b.head, b.cell, row.data());
+        to->write_copy(b, row.data());
         if (b.head == 0 && to->exact()) copy_exact_row(*from, a, *to, b);
         stats().rows_read++, stats().rows_written++;
     }

@@ -78,6 +78,7 @@ public:
     void clear();
 
     // The keys' mean is still to be measured: rows of a SET_ROWS node, before they are written. One thread.
+    bool calibrates() const { return operand_ == Operand::K && plan_.mean_tokens > 0; }
     bool calibrating() const { return !calibration_.done(); }
     void calibrate(const ggml_tensor* rows, const ggml_tensor* cells, int64_t first);
 
@@ -85,8 +86,9 @@ public:
         int     stream, head;
         int64_t cell;
     };
-    Cell    cell_of(int64_t head_row) const;          // head_row = offset / (2 * head_dim)
-    void    write_row(const Cell& c, const float* x); // counts refused rows
+    Cell    cell_of(int64_t head_row) const;                     // head_row = offset / (2 * head_dim)
+    void    write_row(const Cell& c, const float* x);            // counts refused rows
+    void    write_copy(const Cell& c, const uint8_t* canonical); // codes of another row of this tensor
     int64_t rows() const { return n_streams_ * n_cells_ * (n_embd_ / head_dim()); }
 
 private:
