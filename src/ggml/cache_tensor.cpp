@@ -168,6 +168,8 @@ void CacheTensor::write(size_t offset, const void* src, size_t size) {
         write_row(c, x);
         if (const int slot = exact_slot(c); slot >= 0)
             exact_->write_canonical(c.stream, c.head, slot, reinterpret_cast<const uint8_t*>(half));
+        else if (auto* offer = exact_ ? plan_.exact->offered(*this, c.stream, c.cell) : nullptr)
+            std::copy_n(half, head_dim(), offer->row.begin() + static_cast<ptrdiff_t>(c.head) * head_dim());
         if (calibrating()) calibration_.written(c.stream, c.cell);
         at += n;
         stats().rows_written++;
@@ -180,10 +182,9 @@ void CacheTensor::restore(size_t offset, const void* src, size_t size) {
     const size_t cell_bytes = static_cast<size_t>(n_embd_) * 2;
     if (!exact_ || offset % cell_bytes || size % cell_bytes) return;
     const auto  n = static_cast<int64_t>(size / cell_bytes), first = static_cast<int64_t>(offset / cell_bytes);
-    ExactCache& exact  = *plan_.exact;
-    const bool  begins = !exact.has_offers(*this);
+    ExactCache& exact = *plan_.exact;
     for (int64_t i = 0; i < n; i++) {
-        const bool sink = begins && i < exact.n_sink();
+        const bool sink = exact.offers(*this) < static_cast<size_t>(exact.n_sink()); // also where rows come one by one
         if (sink || i >= n - exact.n_window())
             exact.offer(*this, static_cast<int>((first + i) / n_cells_), (first + i) % n_cells_, sink,
                         static_cast<const uint16_t*>(src) + i * n_embd_);
@@ -206,6 +207,10 @@ int CacheTensor::exact_slot(const Cell& c) const { return exact_ ? plan_.exact->
 void CacheTensor::read_halves(const Cell& c, uint16_t* half) const {
     if (const int slot = exact_slot(c); slot >= 0) {
         exact_->read_canonical(c.stream, c.head, slot, reinterpret_cast<uint8_t*>(half));
+        return;
+    }
+    if (const auto* offer = exact_ ? plan_.exact->offered(*this, c.stream, c.cell) : nullptr) {
+        std::copy_n(offer->row.begin() + static_cast<ptrdiff_t>(c.head) * head_dim(), head_dim(), half);
         return;
     }
     float x[kMaxHeadDim];

@@ -86,10 +86,6 @@ bool ExactCache::continues_batch(std::span<ggml_tensor* const> writes) {
     return same;
 }
 
-bool ExactCache::has_offers(const CacheTensor& c) const {
-    return std::any_of(offers_.begin(), offers_.end(), [&c](const Offer& o) { return o.tensor == &c; });
-}
-
 ExactCache::BatchTable& ExactCache::table_of(const CacheTensor& c) { return c.operand() == Operand::K ? batch_k_ : batch_v_; }
 
 void ExactCache::prepare_write(CacheTensor& c, const ggml_tensor* rows) {
@@ -162,42 +158,55 @@ bool ExactCache::is_sink(int stream, int64_t cell) const {
 }
 
 void ExactCache::offer(CacheTensor& c, int stream, int64_t cell, bool sink, const uint16_t* row) {
-    offers_.push_back({&c, stream, cell, sink, std::vector<uint16_t>(row, row + c.n_embd())});
-    // The ends of one restored range per tensor, and what it leaves over of earlier ones, is all that can ever find a place.
+    Offers&       mine = offers_[&c];
+    const int64_t key  = stream * n_cells_ + cell;
+    if (mine.by_cell.insert_or_assign(key, Offer{sink, {row, row + c.n_embd()}}).second) mine.order.push_back(key);
+    // The ends of one restored range, and what it leaves over of earlier ones, is all that can ever find a place.
     const auto most = static_cast<size_t>(2 * ledger_.slots() * n_streams_);
-    if (const auto mine = [&c](const Offer& o) { return o.tensor == &c; };
-        static_cast<size_t>(std::count_if(offers_.begin(), offers_.end(), mine)) > most)
-        offers_.erase(std::find_if(offers_.begin(), offers_.end(), mine));
+    while (mine.by_cell.size() > most) { // the oldest goes; sinks, of which there are fewer, stay
+        const int64_t oldest = mine.order.front();
+        mine.order.pop_front();
+        if (const auto at = mine.by_cell.find(oldest); at != mine.by_cell.end() && at->second.sink) mine.order.push_back(oldest);
+        else mine.by_cell.erase(oldest);
+    }
+}
+
+ExactCache::Offer* ExactCache::offered(const CacheTensor& c, int stream, int64_t cell) {
+    const auto mine = offers_.find(&c);
+    if (mine == offers_.end()) return nullptr;
+    const auto at = mine->second.by_cell.find(stream * n_cells_ + cell);
+    return at == mine->second.by_cell.end() ? nullptr : &at->second;
+}
+
+void ExactCache::withdraw(const CacheTensor& c, int stream, int64_t cell) {
+    if (const auto mine = offers_.find(&c); mine != offers_.end()) mine->second.by_cell.erase(stream * n_cells_ + cell);
+}
+
+size_t ExactCache::offers(const CacheTensor& c) const {
+    const auto mine = offers_.find(&c);
+    return mine == offers_.end() ? 0 : mine->second.by_cell.size();
 }
 
 void ExactCache::take_offers(std::span<CacheTensor* const> tensors) {
     if (offers_.empty()) return;
-    std::vector<Offer> offers;
-    offers.swap(offers_);
-    const CacheTensor* first = offers.front().tensor;
-    for (const Offer& o : offers) {
-        if (o.tensor != first) continue;
-        std::vector<const Offer*> same; // the row of the cell in every tensor, the last one where it came twice
-        for (const CacheTensor* t : tensors) {
-            if (!t->exact()) continue;
-            const Offer* found = nullptr;
-            for (const Offer& p : offers)
-                if (p.tensor == t && p.stream == o.stream && p.cell == o.cell) found = &p;
-            if (!found) break;
-            same.push_back(found);
-        }
-        if (same.size() !=
-            static_cast<size_t>(std::count_if(tensors.begin(), tensors.end(), [](const CacheTensor* t) { return t->exact(); })))
-            continue;
-        const int slot = ledger_.adopt(o.stream, o.cell, o.sink);
+    std::vector<CacheTensor*> with_table;
+    std::copy_if(tensors.begin(), tensors.end(), std::back_inserter(with_table),
+                 [](const CacheTensor* t) { return t->exact() != nullptr; });
+    const std::deque<int64_t> order = with_table.empty() ? std::deque<int64_t>{} : offers_[with_table.front()].order;
+    for (const int64_t key : order) {
+        const int     stream = static_cast<int>(key / n_cells_);
+        const int64_t cell   = key % n_cells_;
+        if (!std::all_of(with_table.begin(), with_table.end(), [&](const CacheTensor* t) { return offered(*t, stream, cell); })) continue;
+        const int slot = ledger_.adopt(stream, cell, offered(*with_table.front(), stream, cell)->sink);
         if (slot < 0) continue;
-        for (const Offer* p : same) {
-            const int d = p->tensor->head_dim();
-            for (int h = 0; h < p->tensor->n_embd() / d; h++)
-                p->tensor->exact()->write_canonical(o.stream, h, slot,
-                                                    reinterpret_cast<const uint8_t*>(p->row.data() + static_cast<ptrdiff_t>(h) * d));
+        for (CacheTensor* t : with_table) {
+            const uint16_t* row = offered(*t, stream, cell)->row.data();
+            const int       d   = t->head_dim();
+            for (int h = 0; h < t->n_embd() / d; h++, row += d)
+                t->exact()->write_canonical(stream, h, slot, reinterpret_cast<const uint8_t*>(row));
         }
     }
+    offers_.clear();
 }
 
 void ExactCache::clear() {

@@ -1,8 +1,11 @@
 // Exact rows and the keys' mean inside the host: what a graph tells about the tokens it writes, and the tables its attention reads.
 // One per buffer, that is per KV cache of the host; cache/exact_rows.h says what is kept.
 #pragma once
+#include <deque>
+#include <map>
 #include <memory>
 #include <span>
+#include <unordered_map>
 #include <vector>
 
 #include "cache/cache_spec.h"
@@ -27,14 +30,22 @@ public:
     void attach(AttentionArgs& a, CacheTensor& k, CacheTensor& v);
 
     // The rows of a cell as the host wrote them, if they are kept: the slot, or -1.
-    int slot_of(int stream, int64_t cell) const { return ledger_.slot_of(stream, cell); }
-    // A row from outside (restored, copied) that would be exact had it been written here; all heads, f16. It finds its place when every
-    // tensor of the cache has got it. sink: as which kind.
-    void offer(CacheTensor& c, int stream, int64_t cell, bool sink, const uint16_t* row);
-    bool has_offers(const CacheTensor& c) const;
-    void forget(int stream, int64_t cell) { ledger_.forget(stream, cell); }
+    int  slot_of(int stream, int64_t cell) const { return ledger_.slot_of(stream, cell); }
     bool is_sink(int stream, int64_t cell) const;
-    void clear();
+    void forget(int stream, int64_t cell) { ledger_.forget(stream, cell); }
+
+    // A row from outside (restored, copied) that would be exact had it been written here; all heads, f16. It finds its place with the next
+    // graph, if every tensor of the cache has got it. sink: as which kind.
+    struct Offer {
+        bool                  sink;
+        std::vector<uint16_t> row; // [n_embd]
+    };
+    void   offer(CacheTensor& c, int stream, int64_t cell, bool sink, const uint16_t* row);
+    Offer* offered(const CacheTensor& c, int stream, int64_t cell); // null: none
+    void   withdraw(const CacheTensor& c, int stream, int64_t cell);
+    // How many a tensor has.
+    size_t offers(const CacheTensor& c) const;
+    void   clear();
 
     // Of the batch: position of token i, -1 where the graph does not say.
     int32_t position(size_t i) const { return i < tokens_.size() ? tokens_[i].position : -1; }
@@ -43,12 +54,9 @@ public:
     int n_window() const { return spec_.window; }
 
 private:
-    struct Offer {
-        CacheTensor*          tensor;
-        int                   stream;
-        int64_t               cell;
-        bool                  sink;
-        std::vector<uint16_t> row;
+    struct Offers {                                 // of one tensor
+        std::unordered_map<int64_t, Offer> by_cell; // stream * n_cells + cell
+        std::deque<int64_t>                order;   // oldest first; some may be withdrawn
     };
     struct BatchTable { // rows of a batch of many tokens, for the length of one layer's attention
         std::unique_ptr<TileStore> rows;
@@ -71,16 +79,16 @@ private:
     bool        batch_table() const { return spec_.window > 0 && !ledger_.few(); }
     BatchTable& table_of(const CacheTensor& c);
 
-    CacheSpec                           spec_;
-    int                                 n_streams_;
-    int64_t                             n_cells_;
-    ExactLedger                         ledger_;
-    std::vector<ExactLedger::Token>     tokens_;  // of the batch that is being written
-    std::vector<const CacheTensor*>     written_; // by the graphs of this batch
-    std::vector<Offer>                  offers_;
-    BatchTable                          batch_k_, batch_v_;
-    std::vector<std::unique_ptr<Masks>> masks_; // of this graph
-    size_t                              n_masks_ = 0;
+    CacheSpec                            spec_;
+    int                                  n_streams_;
+    int64_t                              n_cells_;
+    ExactLedger                          ledger_;
+    std::vector<ExactLedger::Token>      tokens_;  // of the batch that is being written
+    std::vector<const CacheTensor*>      written_; // by the graphs of this batch
+    std::map<const CacheTensor*, Offers> offers_;
+    BatchTable                           batch_k_, batch_v_;
+    std::vector<std::unique_ptr<Masks>>  masks_; // of this graph
+    size_t                               n_masks_ = 0;
 };
 
 } // namespace tightkv

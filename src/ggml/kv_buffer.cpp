@@ -123,7 +123,14 @@ void memset_tensor(ggml_backend_buffer_t b, ggml_tensor* t, uint8_t value, size_
 // What the source keeps of a cell exactly, the copy keeps as well.
 void copy_exact_row(CacheTensor& from, const CacheTensor::Cell& a, CacheTensor& to, const CacheTensor::Cell& b) {
     to.exact_cache()->forget(b.stream, b.cell);
-    const int slot = from.exact() ? from.exact_cache()->slot_of(a.stream, a.cell) : -1;
+    to.exact_cache()->withdraw(to, b.stream, b.cell);
+    if (!from.exact()) return;
+    if (const ExactCache::Offer* kept = from.exact_cache()->offered(from, a.stream, a.cell)) { // itself from elsewhere, just now
+        const ExactCache::Offer copy = *kept;
+        to.exact_cache()->offer(to, b.stream, b.cell, copy.sink, copy.row.data());
+        return;
+    }
+    const int slot = from.exact_cache()->slot_of(a.stream, a.cell);
     if (slot < 0) return;
     const auto            d = static_cast<size_t>(from.head_dim());
     std::vector<uint16_t> row(static_cast<size_t>(from.n_embd()));
