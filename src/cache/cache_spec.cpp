@@ -34,11 +34,9 @@ Status parse_count(std::string_view word, size_t pos, int& n, int most = 1000000
 }
 
 Status parse_mean(std::string_view word, size_t pos, int& n) {
-    if (Status s = parse_count(word, pos, n); !s.ok()) return s;
-    if (n != 0 && (n < kMinMeanTokens || n > kMaxMeanTokens))
-        return at(pos, quoted(word) + " tokens are no basis for a mean; accepted: 0 (off) or " + std::to_string(kMinMeanTokens) + " to " +
-                           std::to_string(kMaxMeanTokens));
-    return {};
+    if (parse_count(word, pos, n).ok() && (n == 0 || (n >= kMinMeanTokens && n <= kMaxMeanTokens))) return {};
+    return at(pos, quoted(word) + " is no number of tokens for a mean; accepted: 0 (off) or " + std::to_string(kMinMeanTokens) + " to " +
+                       std::to_string(kMaxMeanTokens));
 }
 
 Status parse_threshold(std::string_view word, size_t pos, float& x) {
