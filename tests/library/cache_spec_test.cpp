@@ -46,6 +46,10 @@ TEST(CacheSpec, PrintsCanonically) {
                           {"v=turbo3:k=turbo4", "k=turbo4:v=turbo3"},
                           {"turbo4:last=turbo8x1:first=f16x02", "turbo4:first=f16x2:last=turbo8x1"},
                           {"turbo2:first=f16x0", "turbo2"},
+                          {"turbo3:mean=064:window=32:sink=4", "turbo3:sink=4:window=32:mean=64"},
+                          {"turbo3:sink=0:window=0:mean=0", "turbo3"},
+                          {"sink=4096:k=turbo4:mean=16:v=turbo2:window=4096", "k=turbo4:v=turbo2:sink=4096:window=4096:mean=16"},
+                          {"turbo4:sparse_v=0:window=1:last=f16x1", "turbo4:last=f16x1:window=1:sparse_v=0"},
                           {"k=f16:v=turbo2", "k=f16:v=turbo2"}})
         EXPECT_EQ(parse(c.text).to_string(), c.canonical) << c.text;
 }
@@ -76,7 +80,7 @@ TEST(CacheSpec, ComplaintsNamePositionAndAcceptedWords) {
         StatusCode  code = StatusCode::kInvalidArgument;
     };
     const char* const formats = "turbo2, turbo3, turbo4, turbo8, f16, turbo2t, turbo3t, turbo4t";
-    const char* const keys    = "k=, v=, first=, last=, sparse_v=, sink=, window=, profile=";
+    const char* const keys    = "k=, v=, first=, last=, sink=, window=, mean=, sparse_v=, profile=";
     for (const Case& c : {
              Case{"", 1, formats},
              {"turbo5", 1, "'turbo5'"},
@@ -117,12 +121,24 @@ TEST(CacheSpec, ComplaintsNamePositionAndAcceptedWords) {
              {"turbo4:first=q8_0x2", 14, formats},
              {"turbo4:last=x2", 13, formats},
              {"turbo4,turbo3", 1, formats},
-             {"turbo4:sink=4", 8, "not in this version", StatusCode::kUnsupported},
-             {"turbo4:window=128", 8, "not in this version", StatusCode::kUnsupported},
              {"turbo4:profile=a.tkp", 8, "not in this version", StatusCode::kUnsupported},
              {"turbo4:profile=\"a:b=c\"", 8, "not in this version", StatusCode::kUnsupported},
-             {"turbo4:sink=x", 13, "0 to 1000000"},
-             {"turbo4:window=", 15, "0 to 1000000"},
+             {"turbo4:sink=x", 13, "'x' is no count; accepted: 0 to 4096"},
+             {"turbo4:sink=4097", 13, "0 to 4096"},
+             {"turbo4:sink=-1", 13, "0 to 4096"},
+             {"turbo4:sink=4:window=32:sink=4", 25, "'sink' is given twice"},
+             {"turbo4:window=", 15, "0 to 4096"},
+             {"turbo4:window=4097", 15, "0 to 4096"},
+             {"turbo4:window=99999999999999999999", 15, "0 to 4096"},
+             {"turbo4:window=1:window=1", 17, "'window' is given twice"},
+             {"turbo4:sink", 8, keys},
+             {"turbo4:mean=", 13, "accepted: 0 (off) or 16 to 4096"},
+             {"turbo4:mean=1.5", 13, "accepted: 0 (off) or 16 to 4096"},
+             {"turbo4:mean=4097", 13, "accepted: 0 (off) or 16 to 4096"},
+             {"turbo4:mean=1", 13, "accepted: 0 (off) or 16 to 4096"},
+             {"turbo4:mean=15", 13, "accepted: 0 (off) or 16 to 4096"},
+             {"turbo4:mean=64:mean=0", 16, "'mean' is given twice"},
+             {"sink=4:window=32", 17, "the format of k is missing"},
              {"turbo4:profile=", 16, "file name"},
              {"turbo8t", 1, formats},
          }) {
@@ -148,23 +164,79 @@ TEST(CacheSpec, BoundaryLayers) {
     EXPECT_EQ(s.k_of(0, 1), FormatId::f16) << "first wins where both would apply";
 }
 
+TEST(CacheSpec, ExactRowsAndMean) {
+    const CacheSpec s = parse("turbo3:sink=4:window=32:mean=64:first=f16x1:last=turbo8x1");
+    EXPECT_EQ(s.sink, 4);
+    EXPECT_EQ(s.window, 32);
+    EXPECT_EQ(s.mean, 64);
+    EXPECT_FALSE(s.exact_rows(0, 3)) << "f16 already";
+    EXPECT_TRUE(s.exact_rows(1, 3) && s.exact_rows(2, 3));
+    EXPECT_TRUE(parse("k=f16:v=turbo4:window=1").exact_rows(0, 1)) << "one operand is enough";
+    EXPECT_TRUE(parse("k=turbo4:v=f16:sink=1").exact_rows(0, 1));
+    EXPECT_FALSE(parse("turbo3:mean=64").exact_rows(0, 1));
+    const CacheSpec none = parse("turbo3");
+    EXPECT_EQ(none.sink + none.window + none.mean, 0);
+    EXPECT_EQ(parse(s.to_string()), s);
+}
+
 TEST(CacheSpec, BitsPerValue) {
-    EXPECT_DOUBLE_EQ(parse("turbo3").bits_per_value(32, 128, 128), 3.125);
-    EXPECT_DOUBLE_EQ(parse("k=turbo4:v=turbo2").bits_per_value(32, 128, 128), 3.125);
-    EXPECT_DOUBLE_EQ(parse("f16").bits_per_value(10, 128, 64), 16.0);
-    EXPECT_DOUBLE_EQ(parse("turbo4:first=f16x1:last=f16x1").bits_per_value(4, 64, 64), (2 * 16 + 2 * 4.25) / 4);
-    EXPECT_DOUBLE_EQ(parse("k=turbo4:v=turbo2").bits_per_value(1, 192, 128), 8.0 * (98 + 34) / 320);
-    EXPECT_DOUBLE_EQ(parse("turbo4").bits_per_value(0, 128, 128), 0.0);
+    EXPECT_DOUBLE_EQ(parse("turbo3").bits_per_value(32, 128, 128, 0), 3.125);
+    EXPECT_DOUBLE_EQ(parse("k=turbo4:v=turbo2").bits_per_value(32, 128, 128, 0), 3.125);
+    EXPECT_DOUBLE_EQ(parse("f16").bits_per_value(10, 128, 64, 0), 16.0);
+    EXPECT_DOUBLE_EQ(parse("turbo4:first=f16x1:last=f16x1").bits_per_value(4, 64, 64, 0), (2 * 16 + 2 * 4.25) / 4);
+    EXPECT_DOUBLE_EQ(parse("k=turbo4:v=turbo2").bits_per_value(1, 192, 128, 0), 8.0 * (98 + 34) / 320);
+    EXPECT_DOUBLE_EQ(parse("turbo4").bits_per_value(0, 128, 128, 0), 0.0);
+}
+
+// The table of exact rows: sinks once per 1024 cells, the window and 3 more for small batches, 16 bits a value, over all cells.
+TEST(CacheSpec, BitsPerValueWithTheTable) {
+    const auto bits = [](const char* text, int64_t n) { return parse(text).bits_per_value(32, 128, 128, n); };
+    for (const int64_t n : {512, 2048, 8192, 0}) EXPECT_DOUBLE_EQ(bits("turbo3:mean=64", n), 3.125) << "a mean costs nothing that counts";
+    EXPECT_DOUBLE_EQ(bits("turbo3:sink=4:window=32", 512), 3.125 + 16.0 * (4 + 35) / 512);
+    EXPECT_DOUBLE_EQ(bits("turbo3:sink=4:window=32", 2048), 3.125 + 16.0 * (8 + 35) / 2048);
+    EXPECT_DOUBLE_EQ(bits("turbo3:sink=4:window=32", 8192), 3.125 + 16.0 * (32 + 35) / 8192);
+    EXPECT_DOUBLE_EQ(bits("turbo3:sink=4:window=32", 0), 3.125) << "no cache, no table";
+    EXPECT_DOUBLE_EQ(bits("turbo3:sink=4", 512), 3.125 + 16.0 * 4 / 512);
+    EXPECT_DOUBLE_EQ(bits("turbo3:window=1", 512), 3.125 + 16.0 * 4 / 512);
+    EXPECT_DOUBLE_EQ(bits("turbo3:window=4096", 512), 3.125 + 16.0 * (512 + 3) / 512) << "no more rows than cells";
+    EXPECT_DOUBLE_EQ(bits("turbo3:sink=4096", 512), 3.125 + 16.0);
+    EXPECT_DOUBLE_EQ(bits("f16:sink=4:window=32", 512), 16.0) << "nothing is compressed";
+    EXPECT_DOUBLE_EQ(bits("turbo4:window=32:first=f16x8", 512), (8 * 16 + 24 * (4.125 + 16.0 * 35 / 512)) / 32);
 }
 
 // Any text either parses, and then prints and parses to itself, or is refused with a position inside it.
 TEST(CacheSpec, RandomTexts) {
     Random                         random(41);
-    const std::vector<std::string> words = {
-        "turbo2", "turbo3", "turbo4",  "turbo8",   "f16", "turbo3t", "k=",   "v=", "first=",
-        "last=",  "sink=",  "window=", "profile=", ":",   ":",       ":",    "x",  "x2",
-        "=",      "\"",     "4",       "0",        "-",   " ",       "\xff", ",",  std::string(1, '\0')};
-    int accepted = 0;
+    const std::vector<std::string> words    = {"turbo2",
+                                               "turbo3",
+                                               "turbo4",
+                                               "turbo8",
+                                               "f16",
+                                               "turbo3t",
+                                               "k=",
+                                               "v=",
+                                               "first=",
+                                               "last=",
+                                               "sink=",
+                                               "window=",
+                                               "mean=",
+                                               "16",
+                                               "profile=",
+                                               ":",
+                                               ":",
+                                               ":",
+                                               "x",
+                                               "x2",
+                                               "=",
+                                               "\"",
+                                               "4",
+                                               "0",
+                                               "-",
+                                               " ",
+                                               "\xff",
+                                               ",",
+                                               std::string(1, '\0')};
+    int                            accepted = 0;
     for (int i = 0; i < 200000; i++) {
         std::string text;
         for (int n = random.below(9); n >= 0; n--)
