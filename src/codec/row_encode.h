@@ -121,6 +121,35 @@ template <class Ops> bool surely_stable(const Format& f, const Transform& t, con
     return float_to_half(scale - doubt) == row.scale && float_to_half(scale + doubt) == row.scale;
 }
 
+inline bool same_row(const CodedRow& a, const CodedRow& b, int d) { return a.scale == b.scale && std::memcmp(a.codes, b.codes, d) == 0; }
+
+// What the encoder makes of the f16 row that `row` decodes to. False: nothing that a row could be.
+template <class Ops> bool encode_again(const Format& f, const Transform& t, const CodedRow& row, CodedRow& again, float* work) {
+    int32_t level_norm2 = 0;
+    decode<Ops>(f, t, row, work);
+    Ops::round_to_half(work, t.head_dim());
+    return encode_once<Ops>(f, t, work, again, level_norm2, row.codes) == RowStatus::kOk;
+}
+
+// Beside a large mean the f16 rounding can move the scale by its last bit to and fro, for ever: the same few rows, of which the one with
+// the smallest scale (then codes) stands for all. Rows that do not come round soon are left alone.
+template <class Ops> void settle_cycle(const Format& f, const Transform& t, CodedRow& row, float* work) {
+    const int d    = t.head_dim();
+    CodedRow  best = row,
+             next; // best since `row`, which moves on to 1, 3, 7, ... rounds from the start until it lies in the cycle (Brent 1980)
+    CodedRow at = row;
+    for (int round = 1, length = 1; round <= 128; round++) {
+        if (!encode_again<Ops>(f, t, at, next, work)) return;
+        if (same_row(next, row, d)) {
+            row = best;
+            return;
+        }
+        if (next.scale < best.scale || (next.scale == best.scale && std::memcmp(next.codes, best.codes, d) < 0)) best = next;
+        at = next;
+        if (round == 2 * length - 1) row = best = at, length *= 2;
+    }
+}
+
 // The whole write path of one row, codes only. x: [d], kept.
 template <class Ops> RowStatus encode(const Format& f, const Transform& t, const float* x, CodedRow& row) {
     const int         d = t.head_dim();
@@ -132,14 +161,12 @@ template <class Ops> RowStatus encode(const Format& f, const Transform& t, const
     if (f.kind == FormatKind::Levels && surely_stable<Ops>(f, t, row, level_norm2, work)) return status;
     // Towards the fixed point. Rows with nearly all their norm in one transformed coordinate need a second round, seldom a third;
     // the bound only keeps a row that f16 cannot hold (overflow, subnormal scale) from going round for ever.
+    CodedRow again;
     for (int round = 0; round < 8; round++) {
-        CodedRow again;
-        decode<Ops>(f, t, row, work);
-        Ops::round_to_half(work, d);
-        if (encode_once<Ops>(f, t, work, again, level_norm2, row.codes) != RowStatus::kOk) break;
-        if (again.scale == row.scale && std::memcmp(again.codes, row.codes, d) == 0) break;
+        if (!encode_again<Ops>(f, t, row, again, work) || same_row(again, row, d)) return status;
         std::memcpy(row.codes, again.codes, d), row.scale = again.scale;
     }
+    if (!t.plain()) settle_cycle<Ops>(f, t, row, work);
     return status;
 }
 
