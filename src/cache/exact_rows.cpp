@@ -18,14 +18,11 @@ ExactLedger::ExactLedger(int n_sink, int n_window, int n_streams, int64_t n_cell
 }
 
 // A free slot for a sink: a sequence whose first tokens partly stay writes the others again. Without one, the oldest makes room.
-int ExactLedger::sink_slot(const Stream& s) const {
-    int oldest = 0;
-    for (int i = 0; i < n_sink_slots_; i++) {
-        const Entry& e = s.slot[static_cast<size_t>(i)];
-        if (e.cell < 0) return i;
-        if (e.order < s.slot[static_cast<size_t>(oldest)].order) oldest = i;
-    }
-    return oldest;
+int ExactLedger::sink_slot(Stream& s) const {
+    for (int& i = s.free_sink; i < n_sink_slots_; i++)
+        if (s.slot[static_cast<size_t>(i)].cell < 0) return i;
+    const auto older = [](const Entry& a, const Entry& b) { return a.order < b.order; };
+    return static_cast<int>(std::min_element(s.slot.begin(), s.slot.begin() + n_sink_slots_, older) - s.slot.begin());
 }
 
 // The oldest holder of its kind makes room.
@@ -51,8 +48,8 @@ void ExactLedger::begin_batch(std::span<const Token> tokens) {
         forget(t.stream, t.cell);
         streams_[static_cast<size_t>(t.stream)].n_batch++;
     }
-    for (Stream& s : streams_) {
-        if (s.n_batch <= kFewTokens) continue;
+    for (Stream& s : streams_) { // where one stream needs a table of the batch, all read theirs
+        if (few()) break;
         for (int i = 0; i < slots(); i++)
             if (s.slot[static_cast<size_t>(i)].cell >= 0) s.before.push_back({i, s.slot[static_cast<size_t>(i)]});
     }
@@ -85,7 +82,7 @@ int ExactLedger::adopt(int stream, int64_t cell, bool sink) {
 void ExactLedger::forget(int stream, int64_t cell) {
     Stream&  s    = streams_[static_cast<size_t>(stream)];
     int32_t& slot = s.slot_of_cell[static_cast<size_t>(cell)];
-    if (slot >= 0) s.slot[static_cast<size_t>(slot)] = {};
+    if (slot >= 0) s.slot[static_cast<size_t>(slot)] = {}, s.free_sink = std::min(s.free_sink, slot);
     slot = -1;
 }
 
@@ -94,7 +91,7 @@ void ExactLedger::clear() {
         std::fill(s.slot_of_cell.begin(), s.slot_of_cell.end(), -1);
         std::fill(s.slot.begin(), s.slot.end(), Entry{});
         s.before.clear();
-        s.n_batch = s.next_ring = 0;
+        s.n_batch = s.next_ring = s.free_sink = 0;
     }
     batch_.clear();
 }

@@ -81,10 +81,10 @@ private:
         std::vector<int32_t> slot_of_cell; // [n_cells]
         std::vector<Entry>   slot;         // [sinks, ring]
         std::vector<Kept>    before;
-        int                  next_ring = 0, n_batch = 0;
+        int                  next_ring = 0, n_batch = 0, free_sink = 0; // no free slot of a sink before free_sink
         int64_t              next_order = 0;
     };
-    int sink_slot(const Stream& s) const;
+    int sink_slot(Stream& s) const;
     int take(Stream& s, int64_t cell, int64_t order, bool sink);
 
     int                     n_sink_, n_window_, n_sink_slots_, ring_;
