@@ -9,6 +9,7 @@
 // Bytes from outside are checked completely before the first row is written.
 #include <cstring>
 
+#include "base/checksum.h"
 #include "cache/kv_cache.h"
 
 namespace tightkv {
@@ -18,11 +19,6 @@ namespace {
 constexpr char   kMagic[8] = {'t', 'k', 'v', 's', 't', 'a', 't', 'e'};
 constexpr size_t kHeader = 40, kChecksum = 8;
 
-uint64_t fnv1a(const uint8_t* p, size_t n) {
-    uint64_t h = 0xcbf29ce484222325ull;
-    for (size_t i = 0; i < n; i++) h = (h ^ p[i]) * 0x100000001b3ull;
-    return h;
-}
 void put(uint8_t* p, uint64_t v, int bytes) {
     for (int i = 0; i < bytes; i++) p[i] = static_cast<uint8_t>(v >> (8 * i));
 }

@@ -1,0 +1,186 @@
+// Profiles: what is written is read back, and everything else is refused with one line that names what is wrong.
+#include "cache/profile.h"
+
+#include <cmath>
+#include <cstdio>
+#include <fstream>
+#include <limits>
+
+#include <gtest/gtest.h>
+
+#include "base/checksum.h"
+#include "test_data.h"
+
+using namespace tightkv;
+using namespace tightkv::test;
+
+namespace {
+
+// A well-conditioned matrix with its inverse: a rotation in the plane of each pair of coordinates, each scaled.
+HeadProfile dense_head(Random& random, int d) {
+    HeadProfile  p{gaussian(random, d), std::vector<float>(d * d), std::vector<float>(d * d)};
+    const size_t n = d;
+    for (size_t i = 0; i + 1 < n; i += 2) {
+        const double a = 6.3 * random.uniform(), s = 0.5 + random.uniform();
+        const auto   c = static_cast<float>(s * std::cos(a)), w = static_cast<float>(s * std::sin(a)), s2 = static_cast<float>(s * s);
+        p.matrix[i * n + i] = c, p.matrix[i * n + i + 1] = -w, p.matrix[(i + 1) * n + i] = w, p.matrix[(i + 1) * n + i + 1] = c;
+        p.inverse[i * n + i] = c / s2, p.inverse[i * n + i + 1] = w / s2, p.inverse[(i + 1) * n + i] = -w / s2,
+                          p.inverse[(i + 1) * n + i + 1] = c / s2;
+    }
+    return p;
+}
+
+Profile example() {
+    Random  random(1);
+    Profile p;
+    p.architecture = "llama";
+    p.made_from    = "demo.txt, 4096 tokens";
+    for (const int block : {0, 2}) {
+        LayerProfile l;
+        l.block = block, l.head_dim_k = 64, l.head_dim_v = 32, l.norm = 0x0123456789abcdef + static_cast<uint64_t>(block);
+        l.k = {dense_head(random, 64), {gaussian(random, 64), {}, {}}};
+        l.v = {{}, dense_head(random, 32)};
+        if (block == 2) l.v_format = FormatId::turbo4;
+        p.layers.push_back(std::move(l));
+    }
+    return p;
+}
+
+std::vector<uint8_t> resealed(std::vector<uint8_t> bytes) {
+    const uint64_t sum = fnv1a(bytes.data(), bytes.size() - 8);
+    for (size_t b = 0; b < 8; b++) bytes[bytes.size() - 8 + b] = static_cast<uint8_t>(sum >> (8 * b));
+    return bytes;
+}
+
+bool says(const std::string& message, const std::string& part) { return message.find(part) != std::string::npos; }
+
+// The message; the profile must be untouched.
+std::string refusal(const std::vector<uint8_t>& bytes) {
+    Profile p;
+    p.architecture = "untouched";
+    const Status s = Profile::read(bytes, p);
+    EXPECT_FALSE(s.ok());
+    EXPECT_EQ(s.code(), StatusCode::kCorruptData);
+    EXPECT_TRUE(p.architecture == "untouched" && p.layers.empty());
+    EXPECT_EQ(s.message().find('\n'), std::string::npos);
+    return s.message();
+}
+
+} // namespace
+
+TEST(Profile, IsReadAsItWasWritten) {
+    const Profile p = example();
+    Profile       q;
+    ASSERT_TRUE(Profile::read(p.write(), q).ok());
+    EXPECT_EQ(p, q);
+    EXPECT_EQ(q.write(), p.write());
+}
+
+TEST(Profile, IsSavedAndLoaded) {
+    const Profile     p    = example();
+    const std::string path = testing::TempDir() + "profile_test.tkv";
+    ASSERT_TRUE(p.save(path).ok());
+    Profile q;
+    ASSERT_TRUE(Profile::load(path, q).ok());
+    EXPECT_EQ(p, q);
+    std::remove(path.c_str());
+    const Status s = Profile::load(path, q);
+    EXPECT_PRED2(says, s.message(), path);
+    EXPECT_PRED2(says, s.message(), "No such file");
+    EXPECT_EQ(p, q) << "a failed load leaves the profile alone";
+    EXPECT_PRED2(says, p.save("/no/such/folder/x.tkv").message(), "cannot write /no/such/folder/x.tkv");
+}
+
+TEST(Profile, TruncationIsFoundAtEveryByte) {
+    const std::vector<uint8_t> whole = example().write();
+    for (size_t n = 0; n < whole.size(); n += n < 200 ? 1 : 97) {
+        std::vector<uint8_t> cut(whole.begin(), whole.begin() + static_cast<ptrdiff_t>(n));
+        refusal(cut);
+        if (n >= 20) refusal(resealed(cut)); // also where the checksum is right
+    }
+    std::vector<uint8_t> longer = whole;
+    longer.insert(longer.end(), 4, 0);
+    EXPECT_PRED2(says, refusal(resealed(longer)), "longer than it says");
+}
+
+TEST(Profile, EveryFlippedByteIsFound) {
+    const std::vector<uint8_t> whole = example().write();
+    for (size_t at = 0; at < whole.size(); at += at < 200 ? 1 : 131) {
+        std::vector<uint8_t> bytes = whole;
+        bytes[at] ^= 0x40;
+        refusal(bytes);
+    }
+}
+
+TEST(Profile, RefusalsNameWhatIsWrong) {
+    const auto message = [](auto change) {
+        Profile p = example();
+        change(p);
+        return refusal(p.write());
+    };
+    EXPECT_PRED2(says, refusal({'h', 'e', 'l', 'l', 'o', ' ', 't', 'h', 'e', 'r', 'e'}), "no tightkv profile");
+    std::vector<uint8_t> version = example().write();
+    version[8]                   = 9;
+    EXPECT_PRED2(says, refusal(resealed(version)), "version 9, this version of tightkv reads 1");
+    const float nan = std::numeric_limits<float>::quiet_NaN(), inf = std::numeric_limits<float>::infinity();
+    EXPECT_PRED2(says, message([&](Profile& p) { p.layers[0].k[1].mean[5] = nan; }), "not finite");
+    EXPECT_PRED2(says, message([&](Profile& p) { p.layers[1].v[1].matrix[5] = inf; }), "not finite");
+    EXPECT_PRED2(says, message([&](Profile& p) { p.layers[1].v[1].inverse[5] = nan; }), "not finite");
+    EXPECT_PRED2(says, message([](Profile& p) { p.layers[0].k[0].inverse[3] += 0.5f; }), "inverse does not fit");
+    EXPECT_PRED2(says, message([](Profile& p) { p.layers[0].head_dim_k = 40; }), "head_dim 40; accepted: multiples of 32");
+    EXPECT_PRED2(says, message([](Profile& p) { p.layers[1].block = 0; }), "out of order");
+    EXPECT_PRED2(says, message([](Profile& p) { p.layers.clear(); }), "0 layers");
+    EXPECT_PRED2(says, message([](Profile& p) { p.layers[0].k.clear(), p.layers[0].v.clear(); }), "0 KV heads");
+    EXPECT_PRED2(says, message([](Profile& p) { p.made_from = "\x1b[2J"; }), "cannot be printed");
+}
+
+// A count of a few bytes must not become an allocation of gigabytes.
+TEST(Profile, HugeCountsAreRefusedBeforeMemoryIsTaken) {
+    std::vector<uint8_t> bytes = example().write();
+    for (const size_t at : {size_t{12}, size_t{16}, size_t{16 + 4 + 5}})
+        for (const uint8_t high : {uint8_t{0x7f}, uint8_t{0xff}}) {
+            std::vector<uint8_t> changed = bytes;
+            changed[at + 3]              = high;
+            refusal(resealed(changed));
+        }
+}
+
+TEST(Profile, FingerprintDependsOnNormsAndBlocksAlone) {
+    const Profile p  = example();
+    Profile       q  = p;
+    q.layers[0].k[0] = {}, q.made_from = "another text", q.layers[0].v_format = FormatId::turbo2;
+    EXPECT_EQ(q.fingerprint(), p.fingerprint());
+    EXPECT_EQ(p.fingerprint().size(), 16u);
+    q.layers[1].norm++;
+    EXPECT_NE(q.fingerprint(), p.fingerprint());
+    q = p, q.layers[1].block = 3;
+    EXPECT_NE(q.fingerprint(), p.fingerprint());
+    const std::vector<uint8_t> a(16, 1), b(16, 2);
+    EXPECT_EQ(norm_hash(norm_name(0), a), norm_hash("blk.0.attn_norm.weight", a));
+    EXPECT_NE(norm_hash(norm_name(0), a), norm_hash(norm_name(1), a));
+    EXPECT_NE(norm_hash(norm_name(0), a), norm_hash(norm_name(0), b));
+}
+
+TEST(Profile, TransformsAreThoseOfTheHeads) {
+    const Profile p = example();
+    Random        random(3);
+    const auto    made = p.transforms(*p.layer_of_block(2), Operand::K);
+    ASSERT_EQ(made.size(), 2u);
+    EXPECT_EQ(p.layer_of_block(1), nullptr);
+    EXPECT_TRUE(made[0]->dense());
+    EXPECT_FALSE(made[1]->dense());
+    const std::vector<float> x = gaussian(random, 64);
+    std::vector<float>       y = x;
+    made[0]->forward(y.data());
+    const HeadProfile& head = p.layers[1].k[0];
+    for (size_t i = 0; i < 64; i++) {
+        double want = 0, size = 0;
+        for (size_t j = 0; j < 64; j++) {
+            const double term =
+                static_cast<double>(head.matrix[i * 64 + j]) * (static_cast<double>(x[j]) - static_cast<double>(head.mean[j]));
+            want += term, size += std::fabs(term);
+        }
+        EXPECT_NEAR(y[i], want, size * 65 * 0x1p-24); // 64 products and sums, and the mean
+    }
+    EXPECT_TRUE(p.transforms(p.layers[0], Operand::V)[0]->plain());
+}
