@@ -18,6 +18,8 @@ namespace tightkv::tool {
 
 class OutputFile;
 class Progress;
+class RowObserver; // engine_llama_rows.h
+class RowTap;
 struct SynthShape;
 
 // ---- the host and the adapter in it
@@ -85,6 +87,8 @@ struct ContextOptions {
     int  batch     = 512;   // most tokens of one decode()
     int  outputs   = 512;   // most of them with logits
     int  threads   = 1;
+
+    RowObserver* observer = nullptr; // sees the rows of an f16 cache, and may change them; must live as long as the context
 };
 
 struct BatchToken {
@@ -127,6 +131,7 @@ private:
     };
     const Model&                         model_;
     CacheChoice                          cache_;
+    std::unique_ptr<RowTap>              tap_; // outlives the context, which calls it
     std::unique_ptr<llama_context, Free> context_;
     int64_t                              cache_bytes_ = 0, native_attention_ = 0;
     int                                  cache_layers_     = 0;

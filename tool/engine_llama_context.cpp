@@ -6,6 +6,7 @@
 
 #include "engine_llama.h"
 #include "engine_llama_private.h"
+#include "engine_llama_rows.h"
 #include "errors.h"
 #include "interrupt.h"
 
@@ -55,6 +56,12 @@ Context::Context(const Model& model, const CacheChoice& cache, const ContextOpti
     p.no_perf              = true;
     p.abort_callback       = stop_wanted;
     p.type_k = p.type_v = cache.stock ? stock_type(cache.name) : GGML_TYPE_F16;
+    if (o.observer) {
+        if (cache.name != "f16") throw failure(fmt::format("rows of cache '{}' cannot be watched; accepted: f16", cache.name));
+        tap_                = std::make_unique<RowTap>(*o.observer, model.head_dim_k(), model.head_dim_v());
+        p.cb_eval           = RowTap::evaluate;
+        p.cb_eval_user_data = tap_.get();
+    }
     limit_outputs(p, std::max(o.outputs, o.sequences)); // the host wants one per sequence
 
     HostLog& log = host_messages();
@@ -109,6 +116,7 @@ bool Context::decode(std::span<const BatchToken> tokens) {
     if (rc == 0) llama_synchronize(context_.get());
     seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     if (!cache_.stock) native_attention_ += adapter_counts().native_attention - before;
+    if (tap_) tap_->rethrow();
     if (interrupted()) return false;
     if (rc != 0)
         throw failure(
