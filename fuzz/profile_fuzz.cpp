@@ -42,7 +42,7 @@ void read(const std::vector<uint8_t>& bytes) {
     if (p.write() != bytes || p.fingerprint().size() != 16) std::abort();
     for (const LayerProfile& l : p.layers)
         for (const Operand op : {Operand::K, Operand::V})
-            for (const auto& t : p.transforms(l, op)) {
+            for (const auto& t : p.transforms(l, op, true)) {
                 std::vector<float> x(static_cast<size_t>(l.head_dim(op)), 1.0f);
                 t->forward(x.data());
                 if (t->head_dim() != l.head_dim(op)) std::abort();

@@ -100,8 +100,8 @@ bool all_finite(const std::vector<float>& x) {
 }
 
 // Is `inverse` that of `matrix`? Freivalds 1977: products with a few vectors instead of the product of the matrices. Wanted is an error
-// below a hundredth of the row, a tenth of what the best codebook leaves; f32 matrices of condition d / 0.02, the worst that calibration
-// makes, stay below d / 0.02 * 2^-24 = 0.003 at d = 1024.
+// below a hundredth of the row, a tenth of what the best codebook leaves; f32 matrices of condition d / 0.01, the worst that calibration
+// makes, stay below d / 0.01 * 2^-24 = 0.006 at d = 1024.
 bool inverse_fits(const HeadProfile& p, int d) {
     std::vector<double> x(static_cast<size_t>(d)), y(x.size());
     uint64_t            state = kSignSeed;
@@ -280,12 +280,14 @@ const LayerProfile* Profile::layer_of_block(int block) const {
     return nullptr;
 }
 
-std::vector<std::shared_ptr<const Transform>> Profile::transforms(const LayerProfile& layer, Operand op) const {
+std::vector<std::shared_ptr<const Transform>> Profile::transforms(const LayerProfile& layer, Operand op, bool with_mean) const {
     const int                                     d = layer.head_dim(op);
     std::vector<std::shared_ptr<const Transform>> made;
-    for (const HeadProfile& p : layer.heads(op))
-        made.push_back(p.matrix.empty() ? std::make_shared<const Transform>(d, p.mean)
-                                        : std::make_shared<const Transform>(d, p.mean, p.matrix, p.inverse));
+    for (const HeadProfile& p : layer.heads(op)) {
+        std::vector<float> mean = with_mean ? p.mean : std::vector<float>();
+        made.push_back(p.matrix.empty() ? std::make_shared<const Transform>(d, std::move(mean))
+                                        : std::make_shared<const Transform>(d, std::move(mean), p.matrix, p.inverse));
+    }
     return made;
 }
 

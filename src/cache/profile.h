@@ -62,8 +62,8 @@ struct Profile {
     Status save(const std::string& path) const;
 
     const LayerProfile* layer_of_block(int block) const; // null where there is none
-    // One per KV head.
-    std::vector<std::shared_ptr<const Transform>> transforms(const LayerProfile& layer, Operand op) const;
+    // One per KV head. A mean of values is worth something only beside exact sink rows, and does harm without: with_mean leaves it out.
+    std::vector<std::shared_ptr<const Transform>> transforms(const LayerProfile& layer, Operand op, bool with_mean) const;
 
     bool operator==(const Profile&) const = default;
 };

@@ -164,7 +164,7 @@ TEST(Profile, FingerprintDependsOnNormsAndBlocksAlone) {
 TEST(Profile, TransformsAreThoseOfTheHeads) {
     const Profile p = example();
     Random        random(3);
-    const auto    made = p.transforms(*p.layer_of_block(2), Operand::K);
+    const auto    made = p.transforms(*p.layer_of_block(2), Operand::K, true);
     ASSERT_EQ(made.size(), 2u);
     EXPECT_EQ(p.layer_of_block(1), nullptr);
     EXPECT_TRUE(made[0]->dense());
@@ -182,5 +182,6 @@ TEST(Profile, TransformsAreThoseOfTheHeads) {
         }
         EXPECT_NEAR(y[i], want, size * 65 * 0x1p-24); // 64 products and sums, and the mean
     }
-    EXPECT_TRUE(p.transforms(p.layers[0], Operand::V)[0]->plain());
+    EXPECT_TRUE(p.transforms(p.layers[0], Operand::V, true)[0]->plain());
+    EXPECT_TRUE(p.transforms(p.layers[0], Operand::K, false)[1]->plain()) << "without the mean";
 }
