@@ -12,6 +12,7 @@
 #include "errors.h"
 #include "install_paths.h"
 #include "output.h"
+#include "profile_report.h"
 #include "selftest.h"
 #include "table.h"
 #include "text.h"
@@ -91,6 +92,13 @@ std::string cache_text(const Json& cache) {
 
 int run_info(const InfoOptions& o) {
     if (o.format != "md" && o.format != "json") throw usage_error(fmt::format("unknown output format '{}'; accepted: md, json", o.format));
+    if (!o.profile.empty()) {
+        Profile p;
+        if (const Status s = Profile::load(o.profile, p); !s.ok()) throw failure(s.message());
+        const size_t bytes = p.write().size();
+        print(o.format == "json" ? to_json(profile_json(p, bytes)) : profile_report(p, bytes));
+        return 0;
+    }
     const std::vector<int>  dims    = parse_head_dims(o.head_dims);
     const std::vector<Json> formats = format_rows(dims);
     Json                    levels  = Json::array();

@@ -13,6 +13,7 @@ struct InfoOptions {
     bool        selftest  = false;
     std::string format    = "md"; // or json
     std::string adapter;
+    std::string profile; // tell about this file instead
 };
 int run_info(const InfoOptions& o);
 
@@ -37,6 +38,13 @@ struct DemoOptions {
     bool        verbose = false;
 };
 int run_demo(const DemoOptions& o);
+
+struct CalibrateOptions {
+    std::string model  = "default", text, output;
+    int         tokens = 4096, target_ctx = 0, threads = 0; // target_ctx 0: 2048, or what the model was trained for where that is less
+    bool        expand = true, verbose = false;
+};
+int run_calibrate(const CalibrateOptions& o);
 
 struct SynthOptions {
     std::string    shape = "smollm2-135m", type = "q4_0", output;

@@ -71,7 +71,10 @@ private:
 };
 
 // True if any tensor of the GGUF file is quantised; throws where the file cannot be read as GGUF.
-bool is_quantized(const std::string& path);
+bool        is_quantized(const std::string& path);
+std::string architecture_of(const std::string& path);
+// norm_hash() (cache/profile.h) of these blocks' attn_norm.weight, the same for every quantisation of a model; 0 where there is none.
+std::vector<uint64_t> norms_of(const std::string& path, std::span<const int> blocks);
 // Writes the model with all tensors in F32; takes seconds to minutes.
 void expand_to_f32(const std::string& from, const std::string& to, int threads);
 // Writes a model of random weights, in pieces, and finishes `out`; needs no start_engine(). Returns its bytes. Throws Failure, also when

@@ -1,10 +1,12 @@
-// GGUF files: is one quantised, and the same model in F32.
+// GGUF files: is one quantised, what identifies its model, and the same model in F32.
+#include <fstream>
 #include <memory>
 
 #include <unistd.h>
 
 #include <fmt/format.h>
 
+#include "cache/profile.h"
 #include "engine_llama.h"
 #include "engine_llama_private.h"
 #include "errors.h"
@@ -12,15 +14,65 @@
 
 namespace tightkv::tool {
 
-bool is_quantized(const std::string& path) {
+namespace {
+
+using Gguf = std::unique_ptr<gguf_context, decltype(&gguf_free)>;
+
+Gguf open_gguf(const std::string& path) {
     gguf_init_params params = {};
     params.no_alloc         = true;
     host_messages().last_error.clear();
-    const std::unique_ptr<gguf_context, decltype(&gguf_free)> file(gguf_init_from_file(path.c_str(), params), &gguf_free);
+    Gguf file(gguf_init_from_file(path.c_str(), params), &gguf_free);
     if (!file) throw failure(fmt::format("cannot load model {}: {}", path, why_host_failed("not a GGUF file")));
+    return file;
+}
+
+// The file and, where the model is split into several, the others.
+std::vector<std::string> parts_of(const std::string& path, const gguf_context* file) {
+    const int64_t key = gguf_find_key(file, "split.count");
+    const int     n   = key >= 0 && gguf_get_kv_type(file, key) == GGUF_TYPE_UINT16 ? gguf_get_val_u16(file, key) : 0;
+    if (n < 2) return {path};
+    std::vector<std::string> parts;
+    char                     prefix[4096], part[4096];
+    for (int i = 0; i < n; i++)
+        if (llama_split_prefix(prefix, sizeof prefix, path.c_str(), i, n) > 0)
+            for (int k = 0; k < n; k++)
+                if (llama_split_path(part, sizeof part, prefix, k, n) > 0) parts.emplace_back(part);
+    return parts;
+}
+
+} // namespace
+
+bool is_quantized(const std::string& path) {
+    const Gguf file = open_gguf(path);
     for (int64_t i = 0; i < gguf_get_n_tensors(file.get()); i++)
         if (ggml_is_quantized(gguf_get_tensor_type(file.get(), i))) return true;
     return false;
+}
+
+std::string architecture_of(const std::string& path) {
+    const Gguf    file = open_gguf(path);
+    const int64_t key  = gguf_find_key(file.get(), "general.architecture");
+    return key >= 0 && gguf_get_kv_type(file.get(), key) == GGUF_TYPE_STRING ? gguf_get_val_str(file.get(), key) : "";
+}
+
+std::vector<uint64_t> norms_of(const std::string& path, std::span<const int> blocks) {
+    std::vector<uint64_t> norms(blocks.size(), 0);
+    for (const std::string& part : parts_of(path, open_gguf(path).get())) {
+        const Gguf    file = open_gguf(part);
+        std::ifstream in(part, std::ios::binary);
+        for (size_t i = 0; i < blocks.size(); i++) {
+            const std::string name = norm_name(blocks[i]);
+            const int64_t     t    = gguf_find_tensor(file.get(), name.c_str());
+            if (t < 0 || gguf_get_tensor_type(file.get(), t) != GGML_TYPE_F32) continue;
+            std::vector<uint8_t> bytes(gguf_get_tensor_size(file.get(), t));
+            in.seekg(static_cast<std::streamoff>(gguf_get_data_offset(file.get()) + gguf_get_tensor_offset(file.get(), t)));
+            in.read(reinterpret_cast<char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+            if (!in) throw failure(fmt::format("cannot read model {}: it is truncated", part));
+            norms[i] = norm_hash(name, bytes);
+        }
+    }
+    return norms;
 }
 
 void expand_to_f32(const std::string& from, const std::string& to, int threads) {

@@ -70,6 +70,7 @@ bool RowTap::wanted(const ggml_tensor* node) {
         const ggml_tensor* p = node->src[1];
         positions_.resize(static_cast<size_t>(node->ne[2])); // where there are several a token (M-RoPE), the first are those of time
         ggml_backend_tensor_get(p, positions_.data(), 0, positions_.size() * sizeof(int));
+        rope_ = rope_of(node); // of queries, then of keys: the same
         return false;
     }
     case GGML_OP_SET_ROWS: return is_cache(root_of(node), operand, layer);
@@ -134,6 +135,9 @@ void RowTap::asked(const ggml_tensor* node, int layer) {
     r.n_tokens   = static_cast<int>(tokens * streams);
     r.rows       = rows_;
     if (positions_.size() == tokens * streams) r.positions = positions_;
+    r.rope = rope_;
+    if (rope_ && 2 * rope_->frequencies.size() > d) r.rope.reset(); // of something wider than these rows
+    rope_ = Rope{};
     observer_.queries(r);
 }
 

@@ -5,8 +5,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <optional>
 #include <span>
 #include <vector>
+
+#include "cache/calibrate.h"
 
 struct ggml_tensor;
 
@@ -41,6 +44,8 @@ struct QueryRows {
 
     std::span<const float> rows;      // [token][head][head_dim]; tokens in the order of the layer's WrittenRows
     std::span<const int>   positions; // [token]; empty for models without RoPE
+    // How positions turn them and their keys: no frequencies in a layer without RoPE, none where it is of a kind that a Rope cannot say.
+    std::optional<Rope> rope;
 };
 
 // Called on the thread that calls Context::decode(); what it throws comes out there.
@@ -72,7 +77,11 @@ private:
     std::exception_ptr   thrown_;
     std::vector<float>   rows_;
     std::vector<int64_t> cells_;
-    std::vector<int>     positions_; // of the ubatch being computed
+    std::vector<int>     positions_;     // of the ubatch being computed
+    std::optional<Rope>  rope_ = Rope{}; // of the layer being computed
 };
+
+// Of a ROPE node; none for kinds that turn a coordinate by something other than the position.
+std::optional<Rope> rope_of(const ggml_tensor* node);
 
 } // namespace tightkv::tool

@@ -31,8 +31,10 @@ KV-cache compression for llama.cpp: an unmodified llama.cpp keeps its keys and v
 
 constexpr const char* kInfoHelp = R"(Example:
   tightkv info --head-dim 64,128 --selftest
+  tightkv info model.tkv
 
-Formats and their sizes, kernels, what the adapter says about the llama.cpp it finds, and what is in the cache folder.)";
+Formats and their sizes, kernels, what the adapter says about the llama.cpp it finds, and what is in the cache folder; or what a profile
+holds.)";
 
 constexpr const char* kRunHelp = R"(Example:
   tightkv run --cache turbo4 -- llama-completion -m model.gguf -p "Once upon a time"
@@ -50,6 +52,12 @@ constexpr const char* kDemoHelp = R"(Example:
   tightkv demo
 
 Memory, quality and speed of six caches on a small model; takes a few minutes and needs no options.)";
+
+constexpr const char* kCalibrateHelp = R"(Example:
+  tightkv calibrate -m default -o default.tkv
+  tightkv calibrate -m model.gguf --text prose.txt --tokens 4096 --target-ctx 8192 -o model.tkv
+
+Learns from a text what the keys, values and queries of a model are like, for caches with profile=FILE.tkv.)";
 
 constexpr const char* kSynthHelp = R"(Example:
   tightkv synth --shape llama-1b --head-dim 128 --vocab 32000 -o model.gguf
@@ -83,6 +91,7 @@ struct Options {
     RunOptions            run;
     EvalOptions           eval;
     DemoOptions           demo;
+    CalibrateOptions      calibrate;
     SynthOptions          synth;
     BenchAttentionOptions bench_attention;
     BenchEncodeOptions    bench_encode;
@@ -101,6 +110,7 @@ void add_threads(CLI::App* c, int& threads) {
 
 CLI::App* add_info(CLI::App& app, InfoOptions& o) {
     CLI::App* c = app.add_subcommand("info", kInfoHelp);
+    c->add_option("PROFILE", o.profile, "a file that tightkv calibrate wrote")->type_name("FILE.tkv");
     c->add_option("--head-dim", o.head_dims, "head dimensions to list sizes for (default: " + o.head_dims + ")")->type_name("LIST");
     c->add_flag("--selftest", o.selftest, "check every kernel level against the scalar reference");
     c->add_option("-o", o.format, "md (default) or json")->type_name("FORMAT");
@@ -144,6 +154,25 @@ CLI::App* add_demo(CLI::App& app, DemoOptions& o) {
     c->add_option("-m,--model", o.model, "GGUF file, or 'default' (the default)")->type_name("MODEL");
     add_threads(c, o.threads);
     add_adapter(c, o.adapter);
+    c->add_flag("--verbose", o.verbose, "show llama.cpp's own messages");
+    return c;
+}
+
+CLI::App* add_calibrate(CLI::App& app, CalibrateOptions& o) {
+    CLI::App* c = app.add_subcommand("calibrate", kCalibrateHelp);
+    c->add_option("-m,--model", o.model, "GGUF file, or 'default' (the default)")->type_name("MODEL");
+    c->add_option("--text", o.text, "text file, not one to be measured with later (default: the one that comes with tightkv)")
+        ->type_name("FILE");
+    c->add_option("-o,--output", o.output, "the profile to write; it appears when it is complete")->type_name("FILE.tkv")->required();
+    c->add_option("--tokens", o.tokens, fmt::format("tokens of the text (default: {})", o.tokens))
+        ->check(CLI::Range(1024, 1 << 24))
+        ->type_name("N");
+    c->add_option("--target-ctx", o.target_ctx,
+                  "positions that the cache will be used at (default: 2048, or what the model was trained for)")
+        ->check(CLI::Range(1, 1 << 30))
+        ->type_name("N");
+    add_threads(c, o.threads);
+    c->add_flag("!--no-expand", o.expand, "calibrate with quantised weights as they are, not expanded to F32");
     c->add_flag("--verbose", o.verbose, "show llama.cpp's own messages");
     return c;
 }
@@ -278,11 +307,12 @@ void check_separator(const CLI::App& run, int argc, char** argv) {
 int dispatch(int argc, char** argv) {
     Options   o;
     CLI::App  app(kMainHelp, "tightkv");
-    CLI::App* info  = add_info(app, o.info);
-    CLI::App* run   = add_run(app, o.run);
-    CLI::App* eval  = add_eval(app, o.eval);
-    CLI::App* demo  = add_demo(app, o.demo);
-    CLI::App* synth = add_synth(app, o.synth);
+    CLI::App* info      = add_info(app, o.info);
+    CLI::App* run       = add_run(app, o.run);
+    CLI::App* eval      = add_eval(app, o.eval);
+    CLI::App* demo      = add_demo(app, o.demo);
+    CLI::App* calibrate = add_calibrate(app, o.calibrate);
+    CLI::App* synth     = add_synth(app, o.synth);
     app.formatter(std::make_shared<ShortList>()); // bench, which has commands too, takes it over
     CLI::App* bench = app.add_subcommand("bench", kBenchHelp);
     bench->require_subcommand(1);
@@ -293,7 +323,7 @@ int dispatch(int argc, char** argv) {
     app.set_version_flag("--version", std::string(TIGHTKV_VERSION));
     app.require_subcommand(1);
 
-    check_command(app, argc, argv, 1, "info, run, eval, demo, synth, bench");
+    check_command(app, argc, argv, 1, "info, run, eval, demo, calibrate, synth, bench");
     if (argc > 1 && std::strcmp(argv[1], "bench") == 0) check_command(*bench, argc, argv, 2, "attention, encode, model");
     // What stands behind '--' belongs to the program that is run, whatever it looks like.
     if (argc > 1 && std::strcmp(argv[1], "run") == 0) {
@@ -309,7 +339,7 @@ int dispatch(int argc, char** argv) {
         return app.exit(e);
     } catch (const CLI::ParseError& e) {
         std::string command = "tightkv";
-        for (const CLI::App* c : {info, run, eval, demo, synth, bench, attention, encode, model})
+        for (const CLI::App* c : {info, run, eval, demo, calibrate, synth, bench, attention, encode, model})
             if (c->parsed()) command += " " + c->get_name();
         std::string what = e.what();
         std::replace(what.begin(), what.end(), '\n', ' ');
@@ -319,6 +349,7 @@ int dispatch(int argc, char** argv) {
     if (*run) return run_run(o.run);
     if (*rival) return run_attention_rival(o.attention_rival);
     install_interrupt_handler();
+    if (*calibrate) return run_calibrate(o.calibrate);
     if (*synth) return run_synth(o.synth);
     if (*attention) return run_bench_attention(o.bench_attention);
     if (*encode) return run_bench_encode(o.bench_encode);

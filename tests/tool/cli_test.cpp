@@ -90,7 +90,7 @@ TEST(Cli, Version) { EXPECT_EQ(run_tool("--version").exit_code, 0); }
 
 TEST(Cli, UsageErrors) {
     expect_error("", 2, {"subcommand"});
-    expect_error("frobnicate", 2, {"frobnicate", "info, run, eval, demo, synth"});
+    expect_error("frobnicate", 2, {"frobnicate", "info, run, eval, demo, calibrate, synth"});
     expect_error("eval", 2, {"--cache", "tightkv eval --help"});
     expect_error("eval --cache turbo4 --ctx x", 2, {"ctx"});
     expect_error("eval --cache turbo4 --chunks 0", 2, {"chunks"});
