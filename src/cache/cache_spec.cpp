@@ -53,8 +53,20 @@ Status parse_boundary(std::string_view word, size_t pos, FormatId& id, int& n) {
     return parse_count(word.substr(x + 1), pos + x + 1, n);
 }
 
+Status parse_file(std::string_view word, size_t pos, std::string& name) {
+    if (word == "auto") return at(pos, "profile 'auto' is not in this version", StatusCode::kUnsupported);
+    const bool quote = word.size() > 1 && word.front() == '"' && word.back() == '"';
+    if (quote) word = word.substr(1, word.size() - 2);
+    if (word.empty()) return at(pos, "a file name is missing");
+    for (const char c : word)
+        if (c == '"' || static_cast<unsigned char>(c) < 0x20)
+            return at(pos, "a file name with quotes or control characters cannot be given; accepted: FILE or \"FILE\"");
+    name = word;
+    return {};
+}
+
 struct Seen {
-    bool k = false, v = false, first = false, last = false, sparse_v = false, sink = false, window = false, mean = false;
+    bool k = false, v = false, first = false, last = false, sparse_v = false, sink = false, window = false, mean = false, profile = false;
 };
 
 Status parse_part(std::string_view part, size_t pos, CacheSpec& spec, Seen& seen) {
@@ -87,8 +99,8 @@ Status parse_part(std::string_view part, size_t pos, CacheSpec& spec, Seen& seen
         return parse_mean(value, vpos, spec.mean);
     }
     if (key == "profile") {
-        if (value.empty()) return at(vpos, "a file name is missing");
-        return at(pos, "'profile' is not in this version", StatusCode::kUnsupported);
+        if (Status s = once(seen.profile); !s.ok()) return s;
+        return parse_file(value, vpos, spec.profile);
     }
     return at(pos, "unknown part " + quoted(key) + "; " + kWords);
 }
@@ -141,6 +153,10 @@ std::string CacheSpec::to_string() const {
         char       text[32];
         const auto end = std::to_chars(text, text + sizeof text, sparse_v).ptr; // the shortest text that parses back
         s += ":sparse_v=" + std::string(text, end);
+    }
+    if (!profile.empty()) {
+        const bool quote = profile == "auto" || profile.find(':') != std::string::npos;
+        s += ":profile=" + (quote ? '"' + profile + '"' : profile);
     }
     return s;
 }

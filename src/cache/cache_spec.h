@@ -7,7 +7,7 @@
 // sparse_v: values of a tile are left out when every weight in it is below this part of the largest one so far; 0 turns that off.
 // sink/window: rows kept in f16 beside the codes, the first positions of every sequence and the newest rows (exact_rows.h).
 // mean: the mean of the keys is measured on this many tokens and taken off from then on (self_calibration.h); 0: none.
-// profile is part of the grammar; this version recognises it and refuses it by name.
+// profile: a file that `tightkv calibrate` wrote (cache/profile.h); in double quotes where its name holds a ':' or is auto.
 // auto: kAutoSpec, the best that needs no profile within 3.6 bits per value at 2048 cells (docs/quality.md has the measurement).
 #pragma once
 #include <string>
@@ -31,6 +31,8 @@ struct CacheSpec {
     int      sink = 0, window = 0;
     int      mean     = 0;
     float    sparse_v = kDefaultSparseV;
+
+    std::string profile; // file name; empty: none
 
     // Format of layer `index` among `n_layers` layers with a KV cache.
     FormatId k_of(int index, int n_layers) const { return boundary(index, n_layers, k); }

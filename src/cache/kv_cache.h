@@ -25,7 +25,7 @@ public:
     TileStore&         store(int layer, Operand op) { return *(op == Operand::K ? layers_[layer].k : layers_[layer].v); }
     const TileStore&   store(int layer, Operand op) const { return *(op == Operand::K ? layers_[layer].k : layers_[layer].v); }
     size_t             bytes() const;
-    double             bits_per_value() const;
+    double             bits_per_value() const { return bits_per_value_; }
     int64_t            refused_rows() const { return refused_rows_.load(); }
     void               clear();
 
@@ -50,6 +50,7 @@ private:
     std::string          state_spec_; // of what decides the bytes of a state: how rows are read does not
     CacheShape           shape_;
     std::vector<Layer>   layers_;
+    double               bits_per_value_ = 0;
     std::atomic<int64_t> refused_rows_{0};
 };
 

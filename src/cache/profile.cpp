@@ -274,6 +274,16 @@ std::string Profile::fingerprint() const {
     return fingerprint_of(blocks);
 }
 
+Status Profile::fits(const LayerProfile& layer, Operand op, int head_dim, int64_t n_embd) {
+    const int    d = layer.head_dim(op);
+    const size_t n = layer.heads(op).size();
+    if (static_cast<int64_t>(n) * d == n_embd && (head_dim == 0 || head_dim == d)) return {};
+    const std::string other = head_dim ? std::to_string(n_embd / head_dim) + " of head_dim " + std::to_string(head_dim)
+                                       : "heads of " + std::to_string(n_embd) + " values together";
+    return invalid_argument("the profile has " + std::to_string(n) + " KV heads of head_dim " + std::to_string(d) + " in block " +
+                            std::to_string(layer.block) + ", the cache has " + other);
+}
+
 const LayerProfile* Profile::layer_of_block(int block) const {
     for (const LayerProfile& l : layers)
         if (l.block == block) return &l;
@@ -289,6 +299,26 @@ std::vector<std::shared_ptr<const Transform>> Profile::transforms(const LayerPro
                                         : std::make_shared<const Transform>(d, std::move(mean), p.matrix, p.inverse));
     }
     return made;
+}
+
+FormatId chosen_format(const CacheSpec& spec, const LayerProfile* layer, Operand op, int index, int n_layers) {
+    const bool boundary = index < spec.n_first || index >= n_layers - spec.n_last;
+    if (layer && layer->format(op) && !boundary) return *layer->format(op);
+    return op == Operand::K ? spec.k_of(index, n_layers) : spec.v_of(index, n_layers);
+}
+
+double bits_per_value(const CacheSpec& spec, const Profile& profile) {
+    double    bytes = 0, values = 0;
+    const int n = static_cast<int>(profile.layers.size());
+    for (int i = 0; i < n; i++) {
+        const LayerProfile& l = profile.layers[static_cast<size_t>(i)];
+        for (const Operand op : {Operand::K, Operand::V}) {
+            const double heads = static_cast<double>(l.heads(op).size());
+            bytes += heads * static_cast<double>(format(chosen_format(spec, &l, op, i, n)).row_bytes(l.head_dim(op)));
+            values += heads * l.head_dim(op);
+        }
+    }
+    return 8 * bytes / values;
 }
 
 uint64_t norm_hash(std::string_view name, std::span<const uint8_t> values) {

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "cache/cache_spec.h"
 #include "codec/format.h"
 #include "codec/tile.h"
 #include "codec/transform.h"
@@ -61,12 +62,21 @@ struct Profile {
     // The file has either its old content or all of the new.
     Status save(const std::string& path) const;
 
+    // Can it be used for this operand of a layer with rows of n_embd values a token? head_dim 0: not known yet.
+    static Status fits(const LayerProfile& layer, Operand op, int head_dim, int64_t n_embd);
+
     const LayerProfile* layer_of_block(int block) const; // null where there is none
     // One per KV head. A mean of values is worth something only beside exact sink rows, and does harm without: with_mean leaves it out.
     std::vector<std::shared_ptr<const Transform>> transforms(const LayerProfile& layer, Operand op, bool with_mean) const;
 
     bool operator==(const Profile&) const = default;
 };
+
+// Format of layer `index` of `n_layers` with a KV cache: what the specification says of boundary layers, then what the profile chose (null:
+// there is none), then what the specification says.
+FormatId chosen_format(const CacheSpec& spec, const LayerProfile* layer, Operand op, int index, int n_layers);
+// CacheSpec::bits_per_value with the formats that the profile chose.
+double bits_per_value(const CacheSpec& spec, const Profile& profile);
 
 // Identity of one block: name and values of its attn_norm.weight, [n_embd] f32. Never 0.
 uint64_t norm_hash(std::string_view name, std::span<const uint8_t> values);

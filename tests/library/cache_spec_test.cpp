@@ -37,6 +37,17 @@ TEST(CacheSpec, Accepts) {
     EXPECT_EQ(parse("turbo3:first=turbo8x1"), parse("k=turbo3:v=turbo3:first=turbo8x1"));
 }
 
+TEST(CacheSpec, ProfileNamesAFile) {
+    EXPECT_EQ(parse("turbo4").profile, "");
+    EXPECT_EQ(parse("turbo4:profile=a b.tkv").profile, "a b.tkv");
+    EXPECT_EQ(parse("profile=\"/x/a:b=c\":k=turbo4:v=turbo3").profile, "/x/a:b=c");
+    EXPECT_EQ(parse("turbo4:profile=\"auto\"").profile, "auto") << "a file of that name";
+    for (const char* text : {"turbo4:profile=a.tkv", "turbo4:profile=\"a:b\"", "turbo4:profile=\"auto\"", "turbo4:sparse_v=0:profile=x=y"})
+        EXPECT_EQ(parse(text).to_string(), text);
+    EXPECT_EQ(parse("turbo4:profile=\"a\"").to_string(), "turbo4:profile=a");
+    EXPECT_FALSE(parse("turbo4:profile=a") == parse("turbo4"));
+}
+
 TEST(CacheSpec, PrintsCanonically) {
     struct Case {
         const char *text, *canonical;
@@ -121,8 +132,6 @@ TEST(CacheSpec, ComplaintsNamePositionAndAcceptedWords) {
              {"turbo4:first=q8_0x2", 14, formats},
              {"turbo4:last=x2", 13, formats},
              {"turbo4,turbo3", 1, formats},
-             {"turbo4:profile=a.tkp", 8, "not in this version", StatusCode::kUnsupported},
-             {"turbo4:profile=\"a:b=c\"", 8, "not in this version", StatusCode::kUnsupported},
              {"turbo4:sink=x", 13, "'x' is no count; accepted: 0 to 4096"},
              {"turbo4:sink=4097", 13, "0 to 4096"},
              {"turbo4:sink=-1", 13, "0 to 4096"},
@@ -139,6 +148,12 @@ TEST(CacheSpec, ComplaintsNamePositionAndAcceptedWords) {
              {"turbo4:mean=15", 13, "accepted: 0 (off) or 16 to 4096"},
              {"turbo4:mean=64:mean=0", 16, "'mean' is given twice"},
              {"sink=4:window=32", 17, "the format of k is missing"},
+             {"turbo4:profile=auto", 16, "not in this version", StatusCode::kUnsupported},
+             {"turbo4:profile=a:profile=a", 18, "twice"},
+             {"turbo4:profile=\"\"", 16, "file name"},
+             {"turbo4:profile=\"a", 16, "quotes"},
+             {"turbo4:profile=a\"b\"", 16, "quotes"},
+             {"turbo4:profile=a\nb", 16, "control"},
              {"turbo4:profile=", 16, "file name"},
              {"turbo8t", 1, formats},
          }) {
