@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "cache/cache_spec.h"
+#include "cache/profile.h"
 #include "commands.h"
 #include "errors.h"
 #include "install_paths.h"
@@ -44,6 +45,8 @@ std::string beside(const std::string& file, const char* name) {
 int run_run(const RunOptions& o) {
     CacheSpec spec;
     if (const Status s = parse_cache_spec(o.cache, spec); !s.ok()) throw usage_error(s.message());
+    if (Profile p; !spec.profile.empty())
+        if (const Status s = Profile::load(spec.profile, p); !s.ok()) throw failure(s.message());
     if (o.command.empty())
         throw usage_error("no program: write it after '--', for example: tightkv run --cache turbo4 -- llama-cli -m MODEL");
     const std::string adapter = required(o.adapter.empty() ? adapter_file() : o.adapter, "adapter");

@@ -101,8 +101,11 @@ struct BatchToken {
     bool  output; // logits wanted
 };
 
-// Throws Failure where the adapter would leave this cache of ours to the host: a head_dim that no format has.
+// Throws Failure where the adapter would leave this cache of ours to the host: a head_dim that no format has, a profile of another model.
 void require_head_dim(const Model& model, const CacheChoice& cache);
+
+// Throws Failure where the cache's profile cannot be read or is not this model's.
+void require_profile(const Model& model, const CacheChoice& cache);
 
 class Context {
 public:

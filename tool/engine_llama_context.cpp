@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "cache/profile.h"
 #include "engine_llama.h"
 #include "engine_llama_private.h"
 #include "engine_llama_rows.h"
@@ -37,6 +38,7 @@ void require_head_dim(const Model& m, const CacheChoice& cache) {
         if (!valid_head_dim(d))
             throw failure(fmt::format("cache '{}' cannot be used with {}: its head_dim is {}; accepted: multiples of 32 from {} to {}",
                                       cache.name, m.path(), d, kMinHeadDim, kMaxHeadDim));
+    require_profile(m, cache);
 }
 
 void Context::Free::operator()(llama_context* c) const { llama_free(c); }
@@ -94,6 +96,11 @@ Context::Context(const Model& model, const CacheChoice& cache, const ContextOpti
 Context::~Context() = default;
 
 double Context::bits_per_value() const {
+    if (!cache_.stock && !cache_.spec.profile.empty()) {
+        Profile p;
+        if (const Status s = Profile::load(cache_.spec.profile, p); !s.ok()) throw failure(s.message());
+        return tightkv::bits_per_value(cache_.spec, p, cells_per_stream_);
+    }
     return cache_.stock ? stock_bits_per_value(cache_.name)
                         : cache_.spec.bits_per_value(cache_layers_, model_.head_dim_k(), model_.head_dim_v(), cells_per_stream_);
 }

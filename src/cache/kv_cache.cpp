@@ -60,9 +60,9 @@ Status KvCache::create(const CacheSpec& spec, const CacheShape& s, std::unique_p
         }
         cache->layers_.push_back(std::move(layer));
     }
-    cache->bits_per_value_ =
-        profile ? tightkv::bits_per_value(spec, *profile, s.n_cells) : spec.bits_per_value(s.n_layers, s.head_dim_k, s.head_dim_v, s.n_cells);
-    out = std::move(cache);
+    cache->bits_per_value_ = profile ? tightkv::bits_per_value(spec, *profile, s.n_cells)
+                                     : spec.bits_per_value(s.n_layers, s.head_dim_k, s.head_dim_v, s.n_cells);
+    out                    = std::move(cache);
     return {};
 }
 

@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "base/checksum.h"
+#include "cache/exact_slots.h"
 
 namespace tightkv {
 
@@ -307,7 +308,7 @@ FormatId chosen_format(const CacheSpec& spec, const LayerProfile* layer, Operand
     return op == Operand::K ? spec.k_of(index, n_layers) : spec.v_of(index, n_layers);
 }
 
-double bits_per_value(const CacheSpec& spec, const Profile& profile) {
+double bits_per_value(const CacheSpec& spec, const Profile& profile, int64_t n_cells) {
     double    bytes = 0, values = 0;
     const int n = static_cast<int>(profile.layers.size());
     for (int i = 0; i < n; i++) {
@@ -315,6 +316,8 @@ double bits_per_value(const CacheSpec& spec, const Profile& profile) {
         for (const Operand op : {Operand::K, Operand::V}) {
             const double heads = static_cast<double>(l.heads(op).size());
             bytes += heads * static_cast<double>(format(chosen_format(spec, &l, op, i, n)).row_bytes(l.head_dim(op)));
+            if (spec.exact_rows(i, n) && n_cells > 0)
+                bytes += 2 * heads * l.head_dim(op) * exact_slots(spec.sink, spec.window, n_cells) / static_cast<double>(n_cells);
             values += heads * l.head_dim(op);
         }
     }

@@ -76,7 +76,7 @@ struct Profile {
 // there is none), then what the specification says.
 FormatId chosen_format(const CacheSpec& spec, const LayerProfile* layer, Operand op, int index, int n_layers);
 // CacheSpec::bits_per_value with the formats that the profile chose.
-double bits_per_value(const CacheSpec& spec, const Profile& profile);
+double bits_per_value(const CacheSpec& spec, const Profile& profile, int64_t n_cells);
 
 // Identity of one block: name and values of its attn_norm.weight, [n_embd] f32. Never 0.
 uint64_t norm_hash(std::string_view name, std::span<const uint8_t> values);

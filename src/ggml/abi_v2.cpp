@@ -5,6 +5,7 @@
 #include "ggml/guard.h"
 #include "ggml/hooks.h"
 #include "ggml/kv_buffer.h"
+#include "ggml/model_profile.h"
 #include "ggml/other_types.h"
 #include "ggml/stats.h"
 
@@ -59,6 +60,7 @@ ggml_backend_buffer_t alloc_compressed(size_t size) {
         say_once("a cache is left to the host as f16: its allocation was not recognised");
         return nullptr;
     }
+    if (!profile_fits(seen.caches, *spec)) return nullptr;
     if (ggml_backend_buffer_t b = allocate_kv_buffer(size, seen.n_tensors, seen.caches, *spec)) return b;
     say("no address space for the compressed cache: left to the host as f16");
     return nullptr;

@@ -6,6 +6,7 @@
 #include "ggml/guard.h"
 #include "ggml/hooks.h"
 #include "ggml/kv_buffer.h"
+#include "ggml/model_profile.h"
 #include "ggml/other_types.h"
 #include "ggml/stats.h"
 
@@ -76,7 +77,7 @@ ggml_backend_buffer_t alloc_compressed(ggml_backend_buffer_type_t buft, ggml_ten
     if (!spec) return nullptr;
     tell_other_types(tensors, n);
     const auto caches = caches_in(tensors, n);
-    if (caches.empty()) return nullptr;
+    if (caches.empty() || !profile_fits(caches, *spec)) return nullptr;
     const auto n_tensors = static_cast<size_t>(std::count_if(tensors, tensors + n, needs_room));
     if (ggml_backend_buffer_t b = place(allocate_kv_buffer(padded_size(buft, tensors, n), n_tensors, caches, *spec), tensors, n)) return b;
     say("no room for the compressed cache: left to the host as f16");
@@ -94,7 +95,7 @@ size_t get_alloc_size_n(ggml_backend_buffer_type_t buft, ggml_tensor** tensors, 
     const size_t packed = guarded(size_t{0}, [&] {
         const auto spec   = active_spec();
         const auto caches = spec ? caches_in(tensors, n) : std::vector<const ggml_tensor*>{};
-        return caches.empty() ? 0 : planned_bytes(caches, *spec);
+        return caches.empty() || !profile_fits(caches, *spec) ? 0 : planned_bytes(caches, *spec);
     });
     if (packed == 0) return host_type.get_alloc_size_n ? host_type.get_alloc_size_n(buft, tensors, n) : padded_size(buft, tensors, n);
     size_t size = packed;

@@ -14,6 +14,7 @@
 #include "ggml/guard.h"
 #include "ggml/hooks.h"
 #include "ggml/kv_buffer.h"
+#include "ggml/model_profile.h"
 #include "ggml/stats.h"
 
 namespace tightkv {
@@ -27,6 +28,7 @@ std::string set_cache_spec(const char* text) {
     if (!text || std::strcmp(text, "off") == 0) return set_active_spec(std::nullopt), std::string();
     CacheSpec spec;
     if (const Status s = parse_cache_spec(text, spec); !s.ok()) return s.message();
+    if (const Status s = load_profile(spec); !s.ok()) return s.message();
     set_active_spec(spec);
     return {};
 }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <stdexcept>
 
 #include "base/half.h"
 #include "ggml/exact_cache.h"
@@ -43,7 +44,7 @@ void CacheTensor::drop_stores() {
 size_t CacheTensor::packed_bytes() const {
     if (store_) return store_->bytes() + (exact_ ? exact_->bytes() : 0);
     if (mode_ == CacheMode::kPlain) return static_cast<size_t>(n_embd_ * n_cells_ * n_streams_) * 2;
-    const int64_t d = likely_head_dim(n_embd_);
+    const int64_t d = layer_ ? layer_->head_dim(operand_) : likely_head_dim(n_embd_);
     const auto    n = static_cast<size_t>(n_embd_ / d * n_streams_);
     if (!plan_.format.transformed()) return n * static_cast<size_t>((n_cells_ + plan_.exact_slots) * d) * 2;
     return n * (tile_bytes(plan_.format, static_cast<int>(d)) * static_cast<size_t>((n_cells_ + kTileTokens - 1) / kTileTokens) +
@@ -64,7 +65,7 @@ void CacheTensor::learn_head_dim(int64_t d) {
     shape.n_streams = static_cast<int>(n_streams_), shape.n_kv_heads = static_cast<int>(n_embd_ / d), shape.head_dim = static_cast<int>(d),
     shape.n_cells = n_cells_;
     std::unique_ptr<TileStore> fresh, table;
-    Status                     s = TileStore::create(plan_.format, operand_, shape, fresh);
+    Status                     s = make_store(shape, fresh);
     if (s.ok() && plan_.exact_slots > 0) {
         StoreShape slots = shape;
         slots.n_cells    = plan_.exact_slots;
@@ -91,6 +92,47 @@ void CacheTensor::learn_head_dim(int64_t d) {
     mode_ = CacheMode::kTiles;
 }
 
+// With the profile's transforms, where there are any for this head_dim.
+Status CacheTensor::make_store(const StoreShape& shape, std::unique_ptr<TileStore>& out) const {
+    if (Status s = TileStore::create(plan_.format, operand_, shape, out); !s.ok()) return s;
+    if (!layer_) return {};
+    if (const Status s = Profile::fits(*layer_, operand_, shape.head_dim, n_embd_); !s.ok()) {
+        say_once(s.message() + ": it goes on without the profile");
+        return {};
+    }
+    // Means of values are for caches with sink rows: the first token's value is small, and minus the mean it is not.
+    out->set_transforms(profile_->transforms(*layer_, operand_, operand_ == Operand::K || plan_.sinks));
+    return {};
+}
+
+void CacheTensor::set_profile(std::shared_ptr<const Profile> profile, const LayerProfile* layer) {
+    profile_ = std::move(profile), layer_ = layer;
+    if (layer_) calibration_ = SelfCalibration(0);
+}
+
+void CacheTensor::drop_profile(const Format& f) {
+    const std::lock_guard guard(lock_);
+    layer_       = nullptr;
+    plan_.format = f;
+    if (calibrates()) calibration_ = SelfCalibration(plan_.mean_tokens);
+    if (!store_) return;
+    const StoreShape&          shape = store_->shape();
+    std::unique_ptr<TileStore> fresh;
+    if (const Status s = make_store(shape, fresh); !s.ok()) throw std::runtime_error(s.message());
+    std::vector<uint8_t> bytes(store_->format().row_bytes(shape.head_dim));
+    std::vector<float>   x(static_cast<size_t>(shape.head_dim));
+    for (int64_t r = 0; r < rows(); r++) {
+        const Cell c = cell_of(r);
+        store_->read_canonical(c.stream, c.head, c.cell, bytes.data());
+        if (std::all_of(bytes.begin(), bytes.end(), [](uint8_t b) { return b == 0; })) continue; // never written
+        store_->read(c.stream, c.head, c.cell, x.data());
+        (void)fresh->write(c.stream, c.head, c.cell, x.data());
+    }
+    stats().cache_bytes -= static_cast<int64_t>(store_->bytes());
+    stats().add_cache_bytes(static_cast<int64_t>(fresh->bytes()));
+    store_ = std::move(fresh);
+}
+
 void CacheTensor::make_plain(const std::string& why) {
     const std::lock_guard guard(lock_);
     if (mode_ == CacheMode::kPlain) return;
@@ -110,7 +152,7 @@ void CacheTensor::make_plain(const std::string& why) {
 
 void CacheTensor::decide() {
     if (mode_ != CacheMode::kUndecided) return;
-    learn_head_dim(likely_head_dim(n_embd_));
+    learn_head_dim(layer_ ? layer_->head_dim(operand_) : likely_head_dim(n_embd_));
 }
 
 CacheTensor::Cell CacheTensor::cell_of(int64_t head_row) const {

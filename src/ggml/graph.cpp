@@ -171,6 +171,7 @@ public:
     void apply(ggml_cgraph* graph) {
         const int n = ggml_graph_n_nodes(graph);
         for (int i = 0; i < n; i++) observe(ggml_graph_node(graph, i));
+        check_profiles(graph);
         begin_batches(graph);
         for (int i = 0; i < n; i++) {
             ggml_tensor* t = ggml_graph_node(graph, i);

@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstring>
 #include <map>
@@ -12,6 +13,7 @@
 #include "ggml/abi.h"
 #include "ggml/exact_cache.h"
 #include "ggml/guard.h"
+#include "ggml/model_profile.h"
 #include "ggml/stats.h"
 
 namespace tightkv {
@@ -19,11 +21,14 @@ namespace tightkv {
 namespace {
 
 ggml_backend_buffer_type_t our_type = nullptr;
+std::atomic<int>           unchecked{0}; // buffers with a profile whose model was not seen completely
 
 struct KvBuffer {
     void*                                               base   = nullptr;
     size_t                                              mapped = 0;
     CacheSpec                                           spec;
+    std::shared_ptr<const Profile>                      profile;         // of the specification; null: none
+    std::unique_ptr<ModelCheck>                         check;           // of the profile, until it is done
     std::vector<const ggml_tensor*>                     planned;         // caches to come, in layer order
     std::unique_ptr<ExactCache>                         exact;           // outlives the caches, which point to it
     std::map<const void*, std::unique_ptr<CacheTensor>> caches;          // by address
@@ -33,6 +38,7 @@ struct KvBuffer {
     std::mutex                                          lock;
 
     ~KvBuffer() {
+        unchecked -= check != nullptr;
         if (base) munmap(base, mapped);
     }
 };
@@ -50,15 +56,34 @@ std::vector<std::string> layer_names(const std::vector<const ggml_tensor*>& cach
     return layers;
 }
 
-TensorPlan plan_of(const ggml_tensor* t, Operand op, const std::vector<std::string>& layers, const CacheSpec& spec) {
+// The index first=/last= count in.
+int layer_index(const ggml_tensor* t, const std::vector<std::string>& layers) {
     const char* l = std::strrchr(t->name, '_');
-    const auto  i = static_cast<int>(std::find(layers.begin(), layers.end(), l ? l : t->name) - layers.begin());
-    const auto  n = static_cast<int>(layers.size());
-    TensorPlan  plan{format(op == Operand::K ? spec.k_of(i, n) : spec.v_of(i, n))};
+    return static_cast<int>(std::find(layers.begin(), layers.end(), l ? l : t->name) - layers.begin());
+}
+
+const Format& format_of(const ggml_tensor* t, Operand op, const std::vector<std::string>& layers, const CacheSpec& spec,
+                        const Profile* profile) {
+    const LayerProfile* l = profile ? profile->layer_of_block(block_of(t)) : nullptr;
+    return format(chosen_format(spec, l, op, layer_index(t, layers), static_cast<int>(layers.size())));
+}
+
+TensorPlan plan_of(const ggml_tensor* t, Operand op, const std::vector<std::string>& layers, const CacheSpec& spec,
+                   const Profile* profile) {
+    const int  i = layer_index(t, layers), n = static_cast<int>(layers.size());
+    TensorPlan plan{format_of(t, op, layers, spec, profile)};
     plan.sparse_v    = spec.sparse_v;
     plan.exact_slots = spec.exact_rows(i, n) ? exact_slots(spec.sink, spec.window, t->ne[1]) : 0;
     plan.mean_tokens = spec.mean;
+    plan.sinks       = spec.sink > 0;
     return plan;
+}
+
+std::unique_ptr<CacheTensor> make_cache(const ggml_tensor* t, Operand op, const TensorPlan& plan,
+                                        const std::shared_ptr<const Profile>& profile) {
+    auto cache = std::make_unique<CacheTensor>(t, op, plan);
+    if (profile) cache->set_profile(profile, profile->layer_of_block(block_of(t)));
+    return cache;
 }
 
 // ---- the host's buffer interface
@@ -75,11 +100,11 @@ ggml_status init_tensor(ggml_backend_buffer_t b, ggml_tensor* t) {
         Operand   op;
         // A copy that the host makes of a cache tensor keeps the name; only those announced before are caches.
         if (is_cache_tensor(t, &op) && std::find(kv->planned.begin(), kv->planned.end(), t) != kv->planned.end()) {
-            TensorPlan plan = plan_of(t, op, layer_names(kv->planned), kv->spec);
+            TensorPlan plan = plan_of(t, op, layer_names(kv->planned), kv->spec, kv->profile.get());
             if (!kv->exact && (plan.exact_slots > 0 || plan.mean_tokens > 0))
                 kv->exact = std::make_unique<ExactCache>(kv->spec, static_cast<int>(t->ne[2] * t->ne[3]), t->ne[1]);
             plan.exact          = kv->exact.get();
-            kv->caches[t->data] = std::make_unique<CacheTensor>(t, op, plan);
+            kv->caches[t->data] = make_cache(t, op, plan, kv->profile);
         } else kv->plain_bytes += ggml_nbytes(t);
         if (kv->unplaced > 0 && --kv->unplaced == 0) {
             size_t bytes = kv->plain_bytes;
@@ -148,6 +173,7 @@ bool copy_rows(const ggml_tensor* src, ggml_tensor* dst) {
         return true;
     }
     from->decide(), to->decide();
+    if (from != to && (from->profiled() || to->profiled())) return false; // other transforms: by way of f16
     if (from->mode() != to->mode() || !ggml_is_contiguous(src) || !ggml_is_contiguous(dst) || ggml_nbytes(src) != ggml_nbytes(dst))
         return false;
     if (from->mode() == CacheMode::kPlain) {
@@ -212,7 +238,8 @@ size_t planned_bytes(const std::vector<const ggml_tensor*>& caches, const CacheS
     for (const ggml_tensor* t : caches) {
         Operand op = Operand::K;
         (void)is_cache_tensor(t, &op);
-        bytes += CacheTensor(t, op, plan_of(t, op, layers, spec)).packed_bytes();
+        const auto profile = profile_of(spec);
+        bytes += make_cache(t, op, plan_of(t, op, layers, spec, profile.get()), profile)->packed_bytes();
     }
     return bytes;
 }
@@ -226,6 +253,8 @@ ggml_backend_buffer_t allocate_kv_buffer(size_t size, size_t n_tensors, const st
     kv->spec                                     = spec;
     kv->planned                                  = caches;
     kv->unplaced                                 = n_tensors;
+    kv->profile                                  = caches.empty() ? nullptr : profile_of(spec);
+    if (kv->profile) kv->check = std::make_unique<ModelCheck>(kv->profile), unchecked++;
     void* p = mmap(nullptr, kv->mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) return nullptr;
     kv->base                = p;
@@ -239,6 +268,34 @@ std::vector<CacheTensor*> tensors_of_buffer(const ggml_tensor* t) {
     for (const auto& [address, c] : of(root_of(t)->buffer)->caches)
         if (c->mode() == CacheMode::kTiles) all.push_back(c.get());
     return all;
+}
+
+void check_profiles(ggml_cgraph* graph) {
+    if (unchecked == 0) return;
+    std::vector<KvBuffer*> buffers;
+    const auto             add = [&](const ggml_tensor* t) {
+        KvBuffer* kv = t && in_kv_buffer(t) ? of(root_of(t)->buffer) : nullptr;
+        if (kv && std::find(buffers.begin(), buffers.end(), kv) == buffers.end()) buffers.push_back(kv);
+    };
+    for (int i = 0; i < ggml_graph_n_nodes(graph); i++) {
+        add(ggml_graph_node(graph, i));
+        for (const ggml_tensor* s : ggml_graph_node(graph, i)->src) add(s);
+    }
+    for (KvBuffer* kv : buffers) {
+        const std::lock_guard guard(kv->lock);
+        if (!kv->check) continue;
+        std::string line;
+        if (!kv->check->look(graph, kv->spec, line)) {
+            say_once(line);
+            kv->spec.profile.clear();
+            kv->profile.reset();
+            const auto layers = layer_names(kv->planned);
+            for (const ggml_tensor* t : kv->planned)
+                if (const auto at = kv->caches.find(t->data); at != kv->caches.end())
+                    at->second->drop_profile(format_of(t, at->second->operand(), layers, kv->spec, nullptr));
+        }
+        if (kv->check->done()) kv->check.reset(), unchecked--;
+    }
 }
 
 void announce(const ggml_tensor* cache_view) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cache/cache_spec.h"
+#include "cache/profile.h"
 #include "cache/self_calibration.h"
 #include "cache/tile_store.h"
 #include "ggml-backend.h"
@@ -40,6 +41,7 @@ struct TensorPlan {
     float       sparse_v    = 0;       // of V: cache_spec.h
     int         exact_slots = 0;       // rows of the table of exact rows, per stream
     int         mean_tokens = 0;       // of K: CacheSpec::mean
+    bool        sinks       = false;   // exact rows of first positions are kept
     ExactCache* exact       = nullptr; // of the buffer; null when neither exact rows nor a mean are wanted
 };
 
@@ -78,9 +80,15 @@ public:
     void clear();
 
     // The keys' mean is still to be measured: rows of a SET_ROWS node, before they are written. One thread.
-    bool calibrates() const { return operand_ == Operand::K && plan_.mean_tokens > 0; }
+    bool calibrates() const { return operand_ == Operand::K && plan_.mean_tokens > 0 && !layer_; }
     bool calibrating() const { return !calibration_.done(); }
     void calibrate(const ggml_tensor* rows, const ggml_tensor* cells, int64_t first);
+
+    // Before head_dim is known: transforms of this layer of a profile, made when it is. They bring the keys' mean with them.
+    void set_profile(std::shared_ptr<const Profile> profile, const LayerProfile* layer);
+    bool profiled() const { return layer_ != nullptr; }
+    // The profile was another model's: rows that are there already (a restored state) are coded again without it, in this format.
+    void drop_profile(const Format& f);
 
     struct Cell {
         int     stream, head;
@@ -92,9 +100,10 @@ public:
     int64_t rows() const { return n_streams_ * n_cells_ * (n_embd_ / head_dim()); }
 
 private:
-    void drop_stores();
-    int  exact_slot(const Cell& c) const; // -1: only codes
-    void read_halves(const Cell& c, uint16_t* half) const;
+    void   drop_stores();
+    int    exact_slot(const Cell& c) const; // -1: only codes
+    void   read_halves(const Cell& c, uint16_t* half) const;
+    Status make_store(const StoreShape& shape, std::unique_ptr<TileStore>& out) const;
 
     int64_t                    n_embd_, n_cells_, n_streams_;
     void*                      address_;
@@ -105,6 +114,9 @@ private:
     std::unique_ptr<TileStore> store_, exact_;
     SelfCalibration            calibration_;
     std::mutex                 lock_; // mode changes
+
+    std::shared_ptr<const Profile> profile_;
+    const LayerProfile*            layer_ = nullptr; // of profile_; null: none, or not this cache's
 };
 
 // Is t (by name and type) a cache that we could compress?
@@ -138,6 +150,9 @@ size_t planned_bytes(const std::vector<const ggml_tensor*>& caches, const CacheS
 
 // The compressed tensors of the buffer of a tensor of ours.
 std::vector<CacheTensor*> tensors_of_buffer(const ggml_tensor* t);
+
+// Holds the profiles of the buffers that this graph touches against the model's norms, until all of those were seen.
+void check_profiles(ggml_cgraph* graph);
 
 // One line about the caches of this buffer, the first time a graph runs on it.
 void announce(const ggml_tensor* cache_view);

@@ -1,0 +1,34 @@
+// Does the profile of a cache belong to a model?
+#include <set>
+
+#include <fmt/format.h>
+
+#include "cache/profile.h"
+#include "engine_llama.h"
+#include "errors.h"
+
+namespace tightkv::tool {
+
+void require_profile(const Model& m, const CacheChoice& cache) {
+    if (cache.stock || cache.spec.profile.empty()) return;
+    static std::set<std::pair<std::string, std::string>> passed; // a context is made for every path
+    const std::pair                                      pair(m.path(), cache.spec.profile);
+    if (passed.contains(pair)) return;
+    Profile p;
+    if (const Status s = Profile::load(cache.spec.profile, p); !s.ok()) throw failure(s.message());
+    std::vector<int> blocks;
+    for (const LayerProfile& l : p.layers) blocks.push_back(l.block);
+    const std::vector<uint64_t>           norms = norms_of(m.path(), blocks);
+    std::vector<std::pair<int, uint64_t>> found;
+    for (size_t i = 0; i < blocks.size(); i++) found.emplace_back(blocks[i], norms[i]);
+    if (const std::string model = fingerprint_of(found); model != p.fingerprint())
+        throw failure(fmt::format("profile {} belongs to another model: its fingerprint is {} ({}), that of {} is {}", cache.spec.profile,
+                                  p.fingerprint(), p.architecture, m.path(), model));
+    for (const LayerProfile& l : p.layers)
+        for (const auto& [op, d] : {std::pair(Operand::K, m.head_dim_k()), std::pair(Operand::V, m.head_dim_v())})
+            if (l.head_dim(op) != d)
+                throw failure(fmt::format("profile {} has head_dim {}, {} has {}", cache.spec.profile, l.head_dim(op), m.path(), d));
+    passed.insert(pair);
+}
+
+} // namespace tightkv::tool
