@@ -123,6 +123,13 @@ bool Scores::empty() const {
     return std::all_of(chunks_.begin(), chunks_.end(), [](const auto& c) { return c.empty(); });
 }
 
+MeanError kld_difference(const Scores& a, const Scores& b) {
+    std::vector<std::vector<double>> differences(a.chunks_.size());
+    for (size_t c = 0; c < a.chunks_.size(); c++)
+        for (size_t i = 0; i < a.chunks_[c].size(); i++) differences[c].push_back(a.chunks_[c][i].kld - b.chunks_.at(c).at(i).kld);
+    return mean_over_chunks(differences);
+}
+
 Summary Scores::summary() const {
     std::vector<std::vector<double>> nll(chunks_.size()), kld(chunks_.size());
     std::vector<double>              sorted;

@@ -52,8 +52,14 @@ public:
     Summary summary() const;
 
 private:
+    friend MeanError kld_difference(const Scores& a, const Scores& b);
+
     std::vector<std::vector<PositionScore>> chunks_;
 };
+
+// Of a - b, position by position. Two caches find the same tokens hard, so their difference is known far better than either figure:
+// the standard error is that of the differences. Both have scored the same positions, in the same order.
+MeanError kld_difference(const Scores& a, const Scores& b);
 
 // groups[c] = values of chunk c; empty chunks do not count.
 MeanError mean_over_chunks(const std::vector<std::vector<double>>& groups);

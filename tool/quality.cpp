@@ -187,6 +187,7 @@ QualityResult measure_quality(const Model& model, const QualityPlan& plan, Progr
             r.summary        = lanes.scores()[k].summary();
             r.dppl           = r.summary.ppl - reference_ppl;
             r.seconds        = c.seconds();
+            if (k >= 2) r.dkld = kld_difference(lanes.scores()[k], lanes.scores()[k - 1]);
             result.rows.push_back(std::move(r));
         }
     }
@@ -204,6 +205,8 @@ Json to_row(const QualityRow& r) {
             {"dppl", r.dppl},
             {"kld", s.kld},
             {"kld_se", s.kld_se},
+            {"dkld", r.dkld ? Json(r.dkld->mean) : Json()},
+            {"dkld_se", r.dkld ? Json(r.dkld->se) : Json()},
             {"kld_median", s.kld_median},
             {"kld_p99", s.kld_p99},
             {"kld_p999", s.kld_p999},
@@ -222,6 +225,8 @@ std::vector<Column> quality_columns() {
             {"dppl", "ΔPPL", "{:+.4f}"},
             {"kld", "KLD", "{:.5f}"},
             {"kld_se", "±", "{:.5f}"},
+            {"dkld", "ΔKLD", "{:+.5f}"},
+            {"dkld_se", "±", "{:.5f}"},
             {"kld_median", "median", "{:.5f}"},
             {"kld_p99", "99 %", "{:.4f}"},
             {"kld_p999", "99.9 %", "{:.4f}"},

@@ -7,6 +7,7 @@
 // Scored are positions ctx/2 … ctx-2 of every chunk, each against the token that follows (as in llama-perplexity).
 #pragma once
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -36,6 +37,8 @@ struct QualityRow {
     Summary     summary;
     double      dppl    = 0; // ppl - ppl of the reference
     double      seconds = 0; // in llama_decode
+
+    std::optional<MeanError> dkld; // kld - kld of the candidate before; none for the reference and the first candidate
 };
 
 struct QualityResult {

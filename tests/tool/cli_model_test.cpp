@@ -41,8 +41,8 @@ TEST_F(CliModel, EvalReportsEveryFieldOnBothPaths) {
     EXPECT_EQ(j["adapter_active"], true);
     ASSERT_EQ(j["results"].size(), 8u);
     for (const auto& r : j["results"]) {
-        for (const char* key : {"cache", "path", "bits_per_value", "cache_bytes", "ppl", "ppl_se", "dppl", "kld", "kld_se", "kld_median",
-                                "kld_p99", "kld_p999", "top1", "n_tokens", "seconds"})
+        for (const char* key : {"cache", "path", "bits_per_value", "cache_bytes", "ppl", "ppl_se", "dppl", "kld", "kld_se", "dkld",
+                                "dkld_se", "kld_median", "kld_p99", "kld_p999", "top1", "n_tokens", "seconds"})
             EXPECT_TRUE(r.contains(key)) << key;
         EXPECT_EQ(r["n_tokens"], 2 * 15);
         EXPECT_GT(r["ppl"], 1.0);
@@ -53,6 +53,12 @@ TEST_F(CliModel, EvalReportsEveryFieldOnBothPaths) {
         EXPECT_EQ(j["results"][reference]["bits_per_value"], 16.0);
         EXPECT_EQ(j["results"][reference]["top1"], 1.0);
     }
+    for (const size_t i : {2u, 3u, 6u, 7u}) { // each candidate against the one before it
+        const auto &now = j["results"][i], &before = j["results"][i - 1];
+        EXPECT_NEAR(double(now["dkld"]), double(now["kld"]) - double(before["kld"]), 1e-12);
+        EXPECT_LE(double(now["dkld_se"]), double(now["kld_se"]) + double(before["kld_se"])); // triangle inequality
+    }
+    for (const size_t i : {0u, 1u, 4u, 5u}) EXPECT_TRUE(j["results"][i]["dkld"].is_null() && j["results"][i]["dkld_se"].is_null());
     EXPECT_EQ(j["results"][0]["path"], "batched");
     EXPECT_EQ(j["results"][4]["path"], "decode");
     EXPECT_LT(j["results"][2]["cache_bytes"], j["results"][1]["cache_bytes"]); // turbo4 < q8_0
@@ -87,8 +93,8 @@ TEST_F(CliModel, DecodePathAgreesWithBatchedPath) {
 TEST_F(CliModel, StockCachesNeedNoAdapter) {
     const Outcome o = eval("--cache q4_0 --ctx 32 --chunks 1 --path batched --adapter /nonexistent.so -o csv");
     ASSERT_EQ(o.exit_code, 0) << o.err;
-    EXPECT_TRUE(o.out.starts_with(
-        "cache,path,bits_per_value,cache_bytes,ppl,ppl_se,dppl,kld,kld_se,kld_median,kld_p99,kld_p999,top1,n_tokens,seconds\r\nf16,"))
+    EXPECT_TRUE(o.out.starts_with("cache,path,bits_per_value,cache_bytes,ppl,ppl_se,dppl,kld,kld_se,dkld,dkld_se,kld_median,kld_p99,kld_"
+                                  "p999,top1,n_tokens,seconds\r\nf16,"))
         << o.out;
 }
 

@@ -115,3 +115,16 @@ TEST(Metrics, SummaryOfScores) {
     EXPECT_NEAR(sum.kld_p999, 0.1 + 0.999 * 0.2, 1e-15);
     EXPECT_DOUBLE_EQ(sum.top1, 0.5);
 }
+
+// Chunks differ a lot, the two caches in them little: what is uncertain about each is not uncertain about the difference.
+TEST(Metrics, DifferencesArePaired) {
+    Scores a(3), b(3);
+    for (const double kld : {1.0, 3.0}) a.add(0, {.kld = kld}), b.add(0, {.kld = kld - 0.5});
+    a.add(2, {.kld = 10}), b.add(2, {.kld = 9.2});
+    const MeanError d = kld_difference(a, b); // over tokens .5, .5, .8; over chunks .5 and .8, one empty
+    EXPECT_NEAR(d.mean, 0.6, 1e-15);
+    EXPECT_NEAR(d.se, 0.15, 1e-15);
+    EXPECT_GT(a.summary().kld_se, 10 * d.se);
+    EXPECT_NEAR(kld_difference(b, a).mean, -0.6, 1e-15);
+    EXPECT_EQ(kld_difference(a, a).se, 0);
+}
