@@ -85,7 +85,7 @@ std::string complaint(const char* file, const char* line) {
 
 TEST(IncludeDirection, HoldsInTheTree) {
     int seen = 0;
-    for (const char* folder : {"src", "tool", "include"})
+    for (const char* folder : {"src", "tool", "include", "lab"})
         for (const Include& i : all_includes(folder)) {
             seen++;
             EXPECT_EQ(complaint(i), "");
@@ -111,6 +111,8 @@ TEST(IncludeDirection, RejectsWrongIncludes) { // the rules have power
     EXPECT_NE(complaint("src/capi/tightkv_c.cpp", "#include \"ggml/stats.h\""), "");
     EXPECT_NE(complaint("tool/demo.cpp", "#include <CLI/CLI.hpp>"), "");
     EXPECT_NE(complaint("tool/demo.cpp", "#include \"llama.h\""), "");
+    EXPECT_NE(complaint("src/cache/cache_spec.cpp", "#include \"lab/methods/method.h\""), "");
+    EXPECT_NE(complaint("lab/methods/cat.cpp", "#include \"llama.h\""), "");
     EXPECT_NE(complaint("src/new/file.cpp", "#include \"base/half.h\""), "");
     EXPECT_EQ(complaint("src/cache/read_path.cpp", "#include \"codec/row.h\""), "");
     EXPECT_EQ(complaint("src/ggml/adapter.cpp", "#include \"ggml-backend-impl.h\""), "");
