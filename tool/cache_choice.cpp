@@ -6,11 +6,29 @@
 #include <fmt/ranges.h>
 
 #include "errors.h"
+#include "lab/methods/method.h"
 #include "text.h"
 
 namespace tightkv::tool {
 
-CacheChoice parse_cache(std::string_view name) {
+namespace {
+
+constexpr std::string_view kLab = "lab:";
+
+CacheChoice parse_lab_cache(std::string_view name, LabCaches lab) {
+    if (lab == LabCaches::refused)
+        throw usage_error(fmt::format("cache '{}': methods of the lab are accepted by `tightkv eval` only", name));
+    CacheChoice c{.name = std::string(name), .lab = std::string(name.substr(kLab.size()))};
+    if (!lab::make_method(c.lab))
+        throw usage_error(
+            fmt::format("cache '{}': no such method in the lab; accepted after lab: {}", name, fmt::join(lab::method_names(), ", ")));
+    return c;
+}
+
+} // namespace
+
+CacheChoice parse_cache(std::string_view name, LabCaches lab) {
+    if (name.starts_with(kLab)) return parse_lab_cache(name, lab);
     CacheChoice c{.name = std::string(name)};
     if (std::find(std::begin(kStockTypes), std::end(kStockTypes), name) != std::end(kStockTypes)) return c;
     c.stock = false;
@@ -20,10 +38,10 @@ CacheChoice parse_cache(std::string_view name) {
     return c;
 }
 
-std::vector<CacheChoice> parse_cache_list(std::string_view list) {
+std::vector<CacheChoice> parse_cache_list(std::string_view list, LabCaches lab) {
     std::vector<CacheChoice> caches;
     for (const std::string& item : split_list(list)) {
-        CacheChoice c = parse_cache(item);
+        CacheChoice c = parse_cache(item, lab);
         if (std::none_of(caches.begin(), caches.end(), [&](const CacheChoice& o) { return o.name == c.name; }))
             caches.push_back(std::move(c));
     }

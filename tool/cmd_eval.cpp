@@ -1,5 +1,6 @@
 // tightkv eval: quality of caches against the f16 cache of the same model.
 #include <algorithm>
+#include <optional>
 
 #include <fmt/format.h>
 
@@ -15,7 +16,7 @@ namespace tightkv::tool {
 int run_eval(const EvalOptions& o) {
     const TableFormat format = parse_table_format(o.format);
     QualityPlan       plan;
-    plan.candidates = parse_cache_list(o.caches);
+    plan.candidates = parse_cache_list(o.caches, LabCaches::accepted);
     plan.paths      = parse_paths(o.paths);
     plan.threads    = thread_count(o.threads);
     const bool ours = std::any_of(plan.candidates.begin(), plan.candidates.end(), [](const CacheChoice& c) { return !c.stock; });
@@ -31,6 +32,10 @@ int run_eval(const EvalOptions& o) {
     if (o.threads == 0) plan.threads = pick_threads(model, plan.threads);
     plan.chunks = cut_chunks(model.tokenize(text), o.ctx, o.chunks, model.bos(), text_file);
 
+    const bool in_lab = std::any_of(plan.candidates.begin(), plan.candidates.end(), [](const CacheChoice& c) { return !c.lab.empty(); });
+    std::optional<LabFits> lab;
+    if (in_lab) plan.lab = &lab.emplace(model, plan.candidates, demo_text(), text_file, o.ctx, plan.threads);
+
     QualityResult result;
     {
         Progress progress(quality_units(plan));
@@ -44,6 +49,7 @@ int run_eval(const EvalOptions& o) {
                   {"threads", plan.threads},
                   {"host_version", host_version()},
                   {"adapter_active", result.adapter_active}};
+    if (lab && lab->fitted_on_text()) about["lab_text"] = demo_text();
     if (result.interrupted) about["interrupted"] = true;
     std::vector<Json> rows;
     for (const QualityRow& r : result.rows) rows.push_back(to_row(r));

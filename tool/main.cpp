@@ -132,7 +132,8 @@ CLI::App* add_eval(CLI::App& app, EvalOptions& o) {
     c->add_option("-m,--model", o.model, "GGUF file, or 'default' (the default)")->type_name("MODEL");
     c->add_option("--text", o.text, "text file (default: the one that comes with tightkv)")->type_name("FILE");
     c->add_option("--cache", o.caches,
-                  "caches to compare with f16: of llama.cpp (q8_0, q5_0, q4_0, …) or ours (turbo4, k=turbo4:v=turbo3, …)")
+                  "caches to compare with f16: of llama.cpp (q8_0, q5_0, q4_0, …) or ours (turbo4, k=turbo4:v=turbo3, …), or lab:METHOD "
+                  "(docs/lab.md)")
         ->type_name("LIST")
         ->required();
     c->add_option("--ctx", o.ctx, "tokens per chunk (default: 512)")->check(CLI::Range(8, 1 << 20))->type_name("N");

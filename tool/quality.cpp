@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <exception>
 #include <memory>
 #include <thread>
@@ -22,7 +23,7 @@ constexpr int    kBatch        = 512;
 constexpr size_t kCheckSteps   = 32;
 constexpr double kStepOverhead = 14; // a step of the decode path costs about as much as this many tokens of a batch
 
-const CacheChoice kReference{.name = "f16", .stock = true, .spec = {}};
+const CacheChoice kReference{.name = "f16", .stock = true, .spec = {}, .lab = {}};
 
 // f(i) for i in [0, n), on up to `threads` threads.
 template <class F> void parallel_for(size_t n, int threads, const F& f) {
@@ -38,9 +39,12 @@ template <class F> void parallel_for(size_t n, int threads, const F& f) {
 // One path: a context per cache, the reference first.
 class Lanes {
 public:
-    Lanes(const Model& model, const std::vector<CacheChoice>& caches, const ContextOptions& o, size_t chunks) : threads_(o.threads) {
+    Lanes(const Model& model, const std::vector<CacheChoice>& caches, ContextOptions o, size_t chunks, LabFits* lab)
+        : threads_(o.threads), caches_(caches) {
         for (const CacheChoice& c : caches) {
-            contexts_.push_back(std::make_unique<Context>(model, c, o));
+            observers_.push_back(c.lab.empty() ? nullptr : lab->observer(c));
+            o.observer = observers_.back().get();
+            contexts_.push_back(std::make_unique<Context>(model, c.lab.empty() ? c : kReference, o));
             scores_.emplace_back(chunks);
         }
     }
@@ -67,8 +71,7 @@ public:
         });
         for (size_t i = 0; i < found.size(); i++)
             for (size_t k = 0; k < contexts_.size(); k++) {
-                if (!finite(found[i][k]))
-                    throw failure(fmt::format("cache '{}' gave logits that are not finite", contexts_[k]->cache().name));
+                if (!finite(found[i][k])) throw failure(fmt::format("cache '{}' gave logits that are not finite", caches_[k].name));
                 scores_[k].add(step.outputs[i].chunk, found[i][k]);
             }
         return true;
@@ -78,9 +81,11 @@ public:
     const std::vector<Scores>&                   scores() const { return scores_; }
 
 private:
-    int                                   threads_;
-    std::vector<std::unique_ptr<Context>> contexts_;
-    std::vector<Scores>                   scores_;
+    int                                       threads_;
+    std::vector<CacheChoice>                  caches_;
+    std::vector<std::unique_ptr<RowObserver>> observers_; // outlive the contexts
+    std::vector<std::unique_ptr<Context>>     contexts_;
+    std::vector<Scores>                       scores_;
 };
 
 struct Path {
@@ -122,7 +127,7 @@ std::vector<CacheChoice> with_reference(const std::vector<CacheChoice>& candidat
 // An f16 cache against itself: anything but exactly 0 means that the comparison would not measure the caches.
 bool self_check(const Model& model, const Path& path, const std::string& name, size_t chunks, Progress& progress) {
     progress.stage(name + ": checking f16 against itself");
-    Lanes lanes(model, {kReference, kReference}, path.options, chunks);
+    Lanes lanes(model, {kReference, kReference}, path.options, chunks, nullptr);
     for (const Step& s : path.check) {
         if (!lanes.run(s)) return false;
         progress.advance(2 * units(s));
@@ -163,7 +168,7 @@ QualityResult measure_quality(const Model& model, const QualityPlan& plan, Progr
     }
     for (size_t i = 0; i < paths.size() && !result.interrupted; i++) {
         const Path& path = paths[i];
-        Lanes       lanes(model, caches, path.options, plan.chunks.size());
+        Lanes       lanes(model, caches, path.options, plan.chunks.size(), plan.lab);
         progress.stage(plan.paths[i] + " path");
         for (const Step& s : path.steps) {
             if (!lanes.run(s)) {
@@ -184,9 +189,14 @@ QualityResult measure_quality(const Model& model, const QualityPlan& plan, Progr
             r.path           = plan.paths[i];
             r.bits_per_value = c.bits_per_value();
             r.cache_bytes    = c.cache_bytes() / path.options.sequences;
-            r.summary        = lanes.scores()[k].summary();
-            r.dppl           = r.summary.ppl - reference_ppl;
-            r.seconds        = c.seconds();
+            if (!caches[k].lab.empty()) { // the f16 cache that it lives in says nothing of it
+                const double f16 = r.bits_per_value;
+                r.bits_per_value = plan.lab->bits_per_value(caches[k]);
+                r.cache_bytes    = std::llround(static_cast<double>(r.cache_bytes) * r.bits_per_value / f16);
+            }
+            r.summary = lanes.scores()[k].summary();
+            r.dppl    = r.summary.ppl - reference_ppl;
+            r.seconds = c.seconds();
             if (k >= 2) r.dkld = kld_difference(lanes.scores()[k], lanes.scores()[k - 1]);
             result.rows.push_back(std::move(r));
         }

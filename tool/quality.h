@@ -14,6 +14,7 @@
 
 #include "cache_choice.h"
 #include "engine_llama.h"
+#include "lab_rows.h"
 #include "metrics.h"
 #include "progress.h"
 #include "table.h"
@@ -27,7 +28,8 @@ struct QualityPlan {
     std::vector<std::string>        paths;
     std::vector<std::vector<Token>> chunks; // all of one length
     int                             threads     = 1;
-    int                             decode_from = 0; // decode path: tokens before this position go in as batches
+    int                             decode_from = 0;       // decode path: tokens before this position go in as batches
+    LabFits*                        lab         = nullptr; // where there are candidates of the lab
 };
 
 struct QualityRow {

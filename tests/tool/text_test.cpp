@@ -68,6 +68,18 @@ TEST(CacheChoice, OursAndTheirs) {
     message_of([] { parse_cache_list("q8_0,"); }, kExitUsage);
 }
 
+TEST(CacheChoice, MethodsOfTheLabWhereTheyAreAccepted) {
+    const auto c = parse_cache_list("lab:cat3,q4_0,lab:cat3,lab:outlier2.5", LabCaches::accepted);
+    ASSERT_EQ(c.size(), 3u);
+    EXPECT_EQ(c[0].name, "lab:cat3");
+    EXPECT_EQ(c[0].lab, "cat3");
+    EXPECT_TRUE(c[0].stock);
+    EXPECT_EQ(c[1].lab, "");
+    const std::string m = message_of([] { parse_cache_list("lab:cat9", LabCaches::accepted); }, kExitUsage);
+    for (const char* part : {"lab:cat9", "turbo3", "catv4", "kivi2", "outlier3.5"}) EXPECT_NE(m.find(part), std::string::npos) << m;
+    EXPECT_NE(message_of([] { parse_cache_list("lab:cat3"); }, kExitUsage).find("`tightkv eval` only"), std::string::npos);
+}
+
 TEST(Progress, Minutes) {
     EXPECT_EQ(minutes(75), "1:15");
     EXPECT_EQ(minutes(59.6), "1:00");
