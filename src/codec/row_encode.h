@@ -161,8 +161,10 @@ template <class Ops> RowStatus encode(const Format& f, const Transform& t, const
     if (f.kind == FormatKind::Levels && surely_stable<Ops>(f, t, row, level_norm2, work)) return status;
     // Towards the fixed point. Rows with nearly all their norm in one transformed coordinate need a second round, seldom a third;
     // the bound only keeps a row that f16 cannot hold (overflow, subnormal scale) from going round for ever.
-    CodedRow again;
-    for (int round = 0; round < 8; round++) {
+    // Trellis codes of such rows take up to a dozen.
+    const int most = f.kind == FormatKind::Trellis ? 40 : 8;
+    CodedRow  again;
+    for (int round = 0; round < most; round++) {
         if (!encode_again<Ops>(f, t, row, again, work) || same_row(again, row, d)) return status;
         std::memcpy(row.codes, again.codes, d), row.scale = again.scale;
     }

@@ -113,7 +113,8 @@ TEST_P(Row, EncodesLikeTheOracle) {
                 match = is_one_pass(*f, d, x, row);
                 if (!match && f->kind == FormatKind::Trellis && r.name != "random") {
                     // equal or nearly equal paths are many, and the oracle's choice leads elsewhere: what counts is that this row stays
-                    x     = oracle::decode(*f, d, row);
+                    x = oracle::decode(*f, d, row);
+                    for (double& v : x) v = half_to_float(float_to_half(static_cast<float>(v)));
                     match = is_one_pass(*f, d, x, row);
                     break;
                 }
