@@ -19,6 +19,8 @@ class Refusals(HostTest):
             "nonsense": ("TIGHTKV:", "nonsense", "turbo2", "turbo3", "turbo4", "turbo8"),
             "k=turbo4:v=": ("TIGHTKV:", "turbo4"),
             "turbo4:sink=4": ("TIGHTKV:", "sink", "not in this version"),
+            "turbo4:profile=auto": ("TIGHTKV:", "auto", "not in this version"),
+            "turbo4:profile=/no/such.tkv": ("TIGHTKV:", "/no/such.tkv", "No such file"),
         }.items():
             with self.subTest(cache):
                 output = complete("The capital of France is", 8, cache=cache)
