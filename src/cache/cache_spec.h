@@ -22,7 +22,7 @@ inline constexpr float kDefaultSparseV = 1e-6f;
 inline constexpr int   kMaxExactRows   = 4096; // sink and window, each
 inline constexpr int   kMinMeanTokens = 16, kMaxMeanTokens = 4096;
 
-inline constexpr std::string_view kAutoSpec = "turbo3t:sink=4:window=32:mean=64";
+inline constexpr std::string_view kAutoSpec = "turbo3t:sink=4:window=32:mean=256";
 
 struct CacheSpec {
     FormatId k = FormatId::turbo4, v = FormatId::turbo4;

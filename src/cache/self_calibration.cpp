@@ -16,6 +16,8 @@ void SelfCalibration::observe(const TileStore& store, int stream, int64_t cell, 
     sum_.resize(n);
     for (size_t i = 0; i < n; i++) sum_[i] += static_cast<double>(row[i]);
     counted_++;
+    if (counted_in_.size() <= static_cast<size_t>(stream)) counted_in_.resize(static_cast<size_t>(stream) + 1);
+    counted_in_[static_cast<size_t>(stream)]++;
 }
 
 void SelfCalibration::written(int stream, int64_t cell) {
@@ -24,7 +26,8 @@ void SelfCalibration::written(int stream, int64_t cell) {
 }
 
 bool SelfCalibration::update(TileStore& store) {
-    if (counted_ < wanted_) return false;
+    const int64_t most = counted_in_.empty() ? 0 : *std::max_element(counted_in_.begin(), counted_in_.end());
+    if (most < next_ || done()) return false;
     const size_t                                  d = static_cast<size_t>(store.shape().head_dim), n = sum_.size();
     std::vector<std::shared_ptr<const Transform>> transforms;
     for (size_t at = 0; at < n; at += d) {
@@ -36,7 +39,8 @@ bool SelfCalibration::update(TileStore& store) {
     for (const auto& [_, kept] : kept_) // those of this batch, too: they are about to be written once more
         for (int h = 0; h < store.shape().n_kv_heads; h++)
             (void)store.write(kept.stream, h, kept.cell, kept.row.data() + static_cast<size_t>(h) * d);
-    *this = SelfCalibration(0);
+    if (most >= wanted_) *this = SelfCalibration(0);
+    else next_ = std::min(2 * most, wanted_);
     return true;
 }
 

@@ -1,5 +1,7 @@
 // The mean of the keys, measured by a cache on the first tokens of its own run (specification: mean=TOKENS). Until it is known rows are
-// coded as they are, and kept aside; then the codes of all rows are made again, once, from what was kept.
+// coded as they are, and kept aside; then the codes of all rows are made again from what was kept. TOKENS are those of the stream with the
+// most of them (keys turn with their positions, so tokens of one sequence say more than first tokens of many). A first mean is taken from
+// kFirstLook tokens and replaced whenever there are twice as many, up to TOKENS.
 // Softmax does not see what is common to all keys of a head: taking it off changes nothing but the size of what has to be coded.
 #pragma once
 #include <cstdint>
@@ -13,9 +15,10 @@ namespace tightkv {
 class SelfCalibration {
 public:
     // The first positions of a sequence are left out: their keys are unlike all others.
-    static constexpr int kLeftOut = 4;
+    static constexpr int kLeftOut   = 4;
+    static constexpr int kFirstLook = 64;
 
-    explicit SelfCalibration(int tokens) : wanted_(tokens) {}
+    explicit SelfCalibration(int tokens) : wanted_(tokens), next_(tokens < kFirstLook ? tokens : kFirstLook) {}
 
     bool done() const { return wanted_ == 0; }
     // A row that is about to be written, all KV heads: [n_kv_heads * head_dim]. position: -1 where it is not known. Rows with NaN or Inf
@@ -23,7 +26,7 @@ public:
     void observe(const TileStore& store, int stream, int64_t cell, int32_t position, const float* row);
     // A row that came without observe() (restored, copied, changed in place): it is coded again from its codes.
     void written(int stream, int64_t cell);
-    // After the last observe() of a batch and before its rows are written. True: the mean was set just now.
+    // After the last observe() of a batch and before its rows are written. True: a mean was set just now.
     bool update(TileStore& store);
     // The cache was emptied: what was measured stays, what was kept is void.
     void clear();
@@ -36,8 +39,10 @@ private:
     };
     static uint64_t key(int stream, int64_t cell) { return static_cast<uint64_t>(stream) << 32 | static_cast<uint64_t>(cell); }
 
-    int                                wanted_; // 0: done
+    int64_t                            wanted_; // 0: done
+    int64_t                            next_;   // tokens of a stream at which the mean is taken next
     int64_t                            counted_ = 0, cells_ = 0;
+    std::vector<int64_t>               counted_in_; // [stream]
     std::vector<double>                sum_; // [n_kv_heads * head_dim]
     std::unordered_map<uint64_t, Kept> kept_;
 };
