@@ -20,18 +20,26 @@
 // independent between keys: E = Σ_j p_j² σ_j² |v_j - o|² + Σ_t step²/12 |level_t|². A row's squared error scatters around E like a sum of n
 // squares, by E sqrt(2/n); n is the effective number of keys 1/Σp², less the one that Σp = 1 takes, at least 1, and at most d/2, because
 // all keys share the d errors of one query. Five deviations of the sum over all rows are allowed.
+//
+// With a mean, a dense transform or exact rows: q' = T^-T q and v = T^-1 y + mean. Exact rows have no integer error. f32 adds to scores:
+// (d + 4) u scale Σ|q||x| for the mean's part and for an exact key x, which both are sums of d terms (u = 2^-24, one more for each product
+// with the scale and the difference), and for a dense T (d + 2) u scale Σ(|T^-T||q|)|y|; to outputs: (d + 2) u |T^-1| Σ p|y|.
 #pragma once
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <sstream>
 #include <stdexcept>
 #include <thread>
+#include <tuple>
 
 #include "base/half.h"
 #include "cache/read_path.h"
 #include "codec/oracle.h"
+#include "dense_transform.h"
+#include "exact_tables.h"
 #include "test_data.h"
 
 namespace tightkv::test {
@@ -48,12 +56,18 @@ struct AttentionCase {
     bool        offsets     = false; // streams, heads and cells do not start at 0
     double      q_deviation = 1;
     float       sparse_v    = 0;
+    double      k_mean = 0, v_mean = 0; // deviation of the heads' means, which rows of unit deviation lie around
+    bool        dense = false;          // dense transforms, other ones for every head
+    int         sink = 0, window = 0;   // exact rows
+    int         written_by = 7;         // tokens of the batches before the last one, which holds the queries
+    bool        reuse      = false;     // cells are written again, forgotten, and taken over from elsewhere
 
     std::string name() const {
         std::ostringstream s;
         s << "k " << k << " v " << v << ", d " << dk << "/" << dv << ", " << n_kv_heads << " KV heads x " << group << ", " << n_tokens
           << " tokens, " << n_streams << " streams, n_kv " << n_kv << ", mask " << int(mask) << ", max_bias " << max_bias << ", softcap "
-          << softcap << ", sinks " << sinks << ", threads " << threads << ", offsets " << offsets;
+          << softcap << ", sinks " << sinks << ", threads " << threads << ", offsets " << offsets << ", means " << k_mean << "/" << v_mean
+          << ", dense " << dense << ", sink " << sink << ", window " << window << ", batches of " << written_by << ", reuse " << reuse;
         return s.str();
     }
     int  n_heads() const { return n_kv_heads * group; }
@@ -61,6 +75,43 @@ struct AttentionCase {
         return n_tokens * group <= kMaxDecodeRows || (n_tokens == 1 && group < 16);
     } // AttentionJob: these stay on the packed codes
     double scale() const { return 1.0 / std::sqrt(dk); }
+    bool   exact() const { return sink > 0 || window > 0; }
+};
+
+// The transform of one head, as the library has it and in double.
+struct CaseTransform {
+    std::shared_ptr<const Transform> t;
+    std::vector<double>              mean, inverse; // [d]; [d][d] row-major, empty: Hadamard
+
+    CaseTransform(Random& random, int d, double mean_deviation, bool dense) {
+        const std::vector<float> m = gaussian(random, static_cast<size_t>(d), mean_deviation);
+        mean.assign(m.begin(), m.end());
+        if (dense) {
+            const DenseTransform made = random_dense(random, d, 2);
+            inverse.assign(made.inverse32.begin(), made.inverse32.end());
+            t = make_transform(made, m);
+        } else t = std::make_shared<const Transform>(d, m);
+    }
+    std::vector<double> decode(const std::vector<double>& y) const {
+        std::vector<double> x = inverse.empty() ? oracle::inverse(y) : product(y, false, false);
+        for (size_t i = 0; i < x.size(); i++) x[i] += mean[i];
+        return x;
+    }
+    std::vector<double> query(const std::vector<double>& q) const { return inverse.empty() ? oracle::forward(q) : product(q, true, false); }
+    // |T^-1| y, or |T^-T| y; dense only.
+    std::vector<double> absolute(const std::vector<double>& y, bool transposed) const { return product(y, transposed, true); }
+
+private:
+    std::vector<double> product(const std::vector<double>& y, bool transposed, bool absolute) const {
+        const size_t        d = y.size();
+        std::vector<double> x(d, 0.0);
+        for (size_t i = 0; i < d; i++)
+            for (size_t j = 0; j < d; j++) {
+                const double m = inverse[transposed ? j * d + i : i * d + j];
+                x[i] += absolute ? std::fabs(m) * std::fabs(y[j]) : m * y[j];
+            }
+        return x;
+    }
 };
 
 class AttentionData {
@@ -84,6 +135,7 @@ public:
                                                                     : -0.5f * random_.below(8);
                 }
         for (const float m : mask32_) mask16_.push_back(float_to_half(m)); // small multiples of 1/2: exact
+        if (c.exact()) write_exact_rows();
     }
 
     // The data of a test may be changed before run().
@@ -94,7 +146,7 @@ public:
     float*              query(int stream, int token, int head) { return &q_[q_at(stream, token, head)]; }
     int                 store_stream(int s) const { return s + (c_.offsets ? 1 : 0); }
     int                 store_head(int h) const { return h + (c_.offsets ? 1 : 0); }
-    int64_t             store_cell(bool v, int64_t j) const { return j + (c_.offsets ? (v ? 128 : 64) : 0); }
+    int64_t             store_cell(bool v, int64_t j) const { return j + (c_.offsets ? (v && !c_.exact() ? 128 : 64) : 0); }
     size_t              mask_row() const { return static_cast<size_t>(c_.n_kv) + 3; } // rows not aligned on purpose
     size_t              mask_at(int s, int t) const { return (size_t(s) * c_.n_tokens + t) * mask_row(); }
 
@@ -103,7 +155,8 @@ public:
         std::vector<float> out(size_t(c_.n_streams) * c_.n_tokens * c_.n_heads() * (c_.dv + kMargin), kCanary);
         AttentionArgs      a;
         a.k = k_.get(), a.v = v_.get();
-        if (c_.offsets) a.k_stream0 = a.v_stream0 = a.k_head0 = a.v_head0 = 1, a.k_cell0 = 64, a.v_cell0 = 128;
+        if (c_.offsets)
+            a.k_stream0 = a.v_stream0 = a.k_head0 = a.v_head0 = 1, a.k_cell0 = store_cell(false, 0), a.v_cell0 = store_cell(true, 0);
         a.n_streams = c_.n_streams, a.n_kv_heads = c_.n_kv_heads, a.n_heads = c_.n_heads(), a.n_tokens = c_.n_tokens, a.n_kv = c_.n_kv;
         a.q              = q_.data();
         a.q_strides      = {sizeof(float) * q_at(0, 1, 0), sizeof(float) * q_at(0, 0, 1), sizeof(float) * q_at(1, 0, 0)};
@@ -119,6 +172,7 @@ public:
         a.mask_strides = {cell * mask_row(), 0, cell * mask_row() * c_.n_tokens};
         if (c_.sinks) a.sinks = sinks_.data();
         a.sparse_v = c_.sparse_v;
+        if (tables_) tables_->attach(a);
 
         AttentionJob job;
         const Status s = job.prepare(a, c_.threads);
@@ -166,25 +220,84 @@ private:
     }
     void make(const Format& f, Operand op, const StoreShape& shape, std::unique_ptr<TileStore>& store) {
         if (Status s = TileStore::create(f, op, shape, store); !s.ok()) throw std::runtime_error(s.message());
+        const bool k = op == Operand::K;
+        if (const double mean = k ? c_.k_mean : c_.v_mean; mean > 0 || c_.dense) {
+            std::vector<std::shared_ptr<const Transform>> per_head;
+            for (int h = 0; h < shape.n_kv_heads; h++)
+                (k ? transforms_k_ : transforms_v_).emplace_back(random_, shape.head_dim, mean, c_.dense),
+                    per_head.push_back((k ? transforms_k_ : transforms_v_).back().t);
+            store->set_transforms(per_head);
+        }
         for (int s = 0; s < shape.n_streams; s++)
             for (int h = 0; h < shape.n_kv_heads; h++)
-                for (int64_t c = 0; c < shape.n_cells; c++) {
-                    const double deviation = op == Operand::V ? std::exp2(random_.below(3) - 1) : 1; // row scales must matter
-                    if (store->write(s, h, c, gaussian(random_, shape.head_dim, deviation).data()) != RowStatus::kOk)
-                        throw std::runtime_error("write");
-                }
+                for (int64_t c = 0; c < shape.n_cells; c++) write_random(*store, s, h, c);
+    }
+    // V: row scales must matter.
+    void write_random(TileStore& store, int s, int h, int64_t cell) {
+        const bool         k  = store.operand() == Operand::K;
+        const auto&        of = k ? transforms_k_ : transforms_v_;
+        std::vector<float> x  = gaussian(random_, static_cast<size_t>(store.shape().head_dim), k ? 1 : std::exp2(random_.below(3) - 1));
+        for (size_t i = 0; i < x.size() && !of.empty(); i++) x[i] += static_cast<float>(of[static_cast<size_t>(h)].mean[i]);
+        if (store.write(s, h, cell, x.data()) != RowStatus::kOk) throw std::runtime_error("write");
+        if (c_.exact()) original_[{k, s, h, cell}] = x;
+    }
+    // The cells that are asked for, in batches; the last one holds the queries.
+    void write_exact_rows() {
+        tables_         = std::make_unique<ExactTables>(c_.sink, c_.window, k_->shape(), v_->shape());
+        const auto rows = [this](const ExactLedger::Token& t, Operand op, int h) {
+            return original_.at({op == Operand::K, t.stream, h, t.cell}).data();
+        };
+        const auto token = [&](int s, int j) { return ExactLedger::Token{store_stream(s), store_cell(false, j), j % 40}; };
+        const auto write = [&](int j0, int j1) {
+            std::vector<ExactLedger::Token> tokens;
+            for (int s = 0; s < c_.n_streams; s++)
+                for (int j = j0; j < j1; j++) tokens.push_back(token(s, j));
+            if (j1 > j0) tables_->write(tokens, rows);
+        };
+        const int before = c_.n_kv - c_.n_tokens;
+        for (int j = 0; j < before; j += c_.written_by) {
+            write(j, std::min(before, j + c_.written_by));
+            if (!c_.reuse || j < 20) continue;
+            const int          s = random_.below(c_.n_streams), again = random_.below(j);
+            ExactLedger::Token t = token(s, again);
+            for (int h = 0; h < k_->shape().n_kv_heads; h++) write_random(*k_, t.stream, h, t.cell), write_random(*v_, t.stream, h, t.cell);
+            switch (random_.below(4)) {
+            case 0: tables_->forget(t.stream, t.cell); break;
+            case 1: tables_->adopt(t.stream, t.cell, random_.below(2) == 0, rows); break;
+            default: tables_->write({t}, rows);
+            }
+        }
+        write(before, c_.n_kv);
     }
     // Rows of one head: decoded (out of the transform), transformed, and fp16 scale.
     struct Rows {
         std::vector<double> decoded, transformed, scale;
         std::vector<float>  plain; // TileStore::read
+        std::vector<bool>   exact; // not from the codes
     };
+    // The rows as a query sees them that has some of them exactly.
+    void put_exact_rows(Rows& r, bool v, int s, int h, int t) const {
+        const size_t d = static_cast<size_t>(v ? c_.dv : c_.dk);
+        for (int j = 0; j < c_.n_kv; j++) {
+            const int64_t cell = store_cell(v, j);
+            if (!tables_ || !tables_->exact(store_stream(s), cell, t, c_.n_tokens)) continue;
+            const std::vector<float>& x = original_.at({!v, store_stream(s), store_head(h), cell});
+            for (size_t i = 0; i < d; i++) r.decoded[size_t(j) * d + i] = r.plain[size_t(j) * d + i] = half_to_float(float_to_half(x[i]));
+            r.exact[size_t(j)] = true;
+        }
+    }
+    const CaseTransform* transform_of(bool v, int h) const {
+        const auto& of = v ? transforms_v_ : transforms_k_;
+        return of.empty() || !(v ? v_ : k_)->format().transformed() ? nullptr : &of[static_cast<size_t>(store_head(h))];
+    }
     Rows rows_of(const TileStore& store, bool v, int s, int h) const {
         const int            d = store.shape().head_dim;
         const auto&          f = store.format();
         Rows                 r;
         std::vector<uint8_t> bytes(f.row_bytes(d));
         std::vector<float>   x(static_cast<size_t>(d));
+        r.exact.assign(static_cast<size_t>(c_.n_kv), false);
+        const CaseTransform* own = transform_of(v, h);
         for (int j = 0; j < c_.n_kv; j++) {
             store.read(store_stream(s), store_head(h), store_cell(v, j), x.data());
             r.plain.insert(r.plain.end(), x.begin(), x.end());
@@ -195,7 +308,7 @@ private:
             store.read_canonical(store_stream(s), store_head(h), store_cell(v, j), bytes.data());
             CodedRow coded;
             unpack_row(f, d, bytes.data(), coded);
-            const std::vector<double> y = oracle::levels(f, d, coded), z = oracle::inverse(y);
+            const std::vector<double> y = oracle::levels(f, d, coded), z = own ? own->decode(y) : oracle::inverse(y);
             r.transformed.insert(r.transformed.end(), y.begin(), y.end());
             r.decoded.insert(r.decoded.end(), z.begin(), z.end());
             r.scale.push_back(half_to_float(coded.scale));
@@ -203,16 +316,21 @@ private:
         return r;
     }
     std::vector<double> plain_f32(const float* q, const Rows& k, const Rows& v, const std::vector<float>& bias, const float* sink) const;
-    void integer_bounds(const std::vector<double>& q, const Rows& k, const Rows& v, const oracle::Attended& want, Reference& ref) const;
+    double              f32_score_error(const std::vector<double>& q, const CaseTransform* of_k, const Rows& k) const;
+    void integer_bounds(const std::vector<double>& q, int kv_head, const Rows& k, const Rows& v, const oracle::Attended& want,
+                        Reference& ref) const;
 
     AttentionCase              c_;
     TileCounts                 v_tiles_;
     Random                     random_;
-    std::unique_ptr<TileStore> k_, v_;
-    std::vector<float>         q_, sinks_, mask32_;
-    std::vector<uint16_t>      mask16_;
-    std::vector<Reference>     reference_; // [stream][token][head]
-    double                     plain_error_ = 0;
+    std::vector<CaseTransform> transforms_k_, transforms_v_;                     // [head of the store]; empty: the default
+    std::map<std::tuple<bool, int, int, int64_t>, std::vector<float>> original_; // (K?, stream, head, cell), where exact rows are kept
+    std::unique_ptr<ExactTables>                                      tables_;
+    std::unique_ptr<TileStore>                                        k_, v_;
+    std::vector<float>                                                q_, sinks_, mask32_;
+    std::vector<uint16_t>                                             mask16_;
+    std::vector<Reference>                                            reference_; // [stream][token][head]
+    double                                                            plain_error_ = 0;
 };
 
 // f32 as one would write it down: scores, maximum, weights, sum.
@@ -241,25 +359,45 @@ inline std::vector<double> AttentionData::plain_f32(const float* q, const Rows& 
     return out;
 }
 
-inline void AttentionData::integer_bounds(const std::vector<double>& q, const Rows& k, const Rows& v, const oracle::Attended& want,
-                                          Reference& ref) const {
-    const int           n = c_.n_kv, dk = c_.dk, dv = c_.dv;
-    const auto          tables = [](const Format& f) { return f.kind == FormatKind::Levels || f.kind == FormatKind::Trellis; };
-    const bool          k_levels = tables(k_->format()), v_levels = tables(v_->format());
-    const bool          few   = c_.few_rows(); // many rows: both operands packed, or none
-    const bool          k_int = k_levels && (few || v_levels), v_int = v_levels && (few || k_levels);
-    std::vector<double> mass(static_cast<size_t>(dv), 0.0), spread(static_cast<size_t>(n), 0.0); // Σ p|v|; |v_j - o|²
+// What f32 may add to a score where there is a transform of its own, or an exact row.
+inline double AttentionData::f32_score_error(const std::vector<double>& q, const CaseTransform* of_k, const Rows& k) const {
+    if (!of_k && !tables_) return 0;
+    const size_t              d    = q.size();
+    const std::vector<double> p    = of_k && c_.dense ? of_k->absolute(q, true) : std::vector<double>{};
+    double                    mean = 0, key = 0;
+    for (size_t i = 0; i < d && of_k; i++) mean += std::fabs(q[i] * of_k->mean[i]);
+    for (size_t j = 0; j < static_cast<size_t>(c_.n_kv); j++) {
+        double sum = 0;
+        for (size_t i = 0; i < d; i++)
+            sum += k.exact[j] ? std::fabs(q[i] * k.decoded[j * d + i]) : p.empty() ? 0 : std::fabs(p[i] * k.transformed[j * d + i]);
+        key = std::max(key, sum);
+    }
+    return (static_cast<double>(d) + 4) * 0x1p-24 * c_.scale() * (mean + key);
+}
+
+inline void AttentionData::integer_bounds(const std::vector<double>& q, int kv_head, const Rows& k, const Rows& v,
+                                          const oracle::Attended& want, Reference& ref) const {
+    const int            n = c_.n_kv, dk = c_.dk, dv = c_.dv;
+    const auto           tables   = [](const Format& f) { return f.kind == FormatKind::Levels || f.kind == FormatKind::Trellis; };
+    const bool           k_levels = tables(k_->format()), v_levels = tables(v_->format());
+    const bool           few   = c_.few_rows(); // many rows: both operands packed, or none
+    const bool           k_int = k_levels && (few || v_levels), v_int = v_levels && (few || k_levels);
+    const CaseTransform *of_k = transform_of(false, kv_head), *of_v = transform_of(true, kv_head);
+    std::vector<double>  mass(static_cast<size_t>(dv), 0.0), spread(static_cast<size_t>(n), 0.0); // Σ p|v|; |v_j - o|²
     for (int j = 0; j < n; j++)
         for (int x = 0; x < dv; x++) {
             const double value = v.decoded[size_t(j) * dv + x];
             mass[x] += want.weight[j] * std::fabs(value);
             spread[j] += (value - want.out[x]) * (value - want.out[x]);
         }
+    std::vector<double> columns(static_cast<size_t>(dv), 0.0); // of a dense T^-1: what a unit error of y becomes, squared
+    for (int x = 0; x < dv && of_v && c_.dense; x++)
+        for (int i = 0; i < dv; i++) columns[x] += std::pow(of_v->inverse[size_t(i) * dv + x], 2);
     for (int isa = 0; isa < 2; isa++) {
         Reference::Integer& r     = ref.integer[isa];
         double              delta = 0;
         if (k_int) {
-            const std::vector<double> y   = oracle::forward(q);
+            const std::vector<double> y   = of_k ? of_k->query(q) : oracle::forward(q);
             double                    top = 0, b = 0;
             for (const double x : y) top = std::max(top, std::fabs(x));
             for (int g = 0; g < dk; g += 16)
@@ -283,7 +421,7 @@ inline void AttentionData::integer_bounds(const std::vector<double>& q, const Ro
                 e.push_back(random.back() + (few || two == 0 ? 0.0 : step / 2 * std::fabs(x) * one / two));
             }
             for (int j = 0; j < n; j++) {
-                if (want.weight[j] == 0) continue;
+                if (want.weight[j] == 0 || k.exact[size_t(j)]) continue;
                 double worst = 0, variance = 0;
                 for (int i = 0; i < dk; i++) {
                     const double k_abs = std::fabs(k.transformed[size_t(j) * dk + i]);
@@ -297,7 +435,8 @@ inline void AttentionData::integer_bounds(const std::vector<double>& q, const Ro
         std::vector<double> off(static_cast<size_t>(dv), 0.0); // transformed domain
         for (int tile = 0; v_int && tile < n; tile += kTileTokens) {
             std::array<double, kTileTokens> w{};
-            for (int t = 0; t < kTileTokens && tile + t < n; t++) w[t] = want.weight[tile + t] * v.scale[tile + t];
+            for (int t = 0; t < kTileTokens && tile + t < n; t++)
+                w[t] = v.exact[size_t(tile + t)] ? 0 : want.weight[tile + t] * v.scale[tile + t];
             double step = 0;
             for (int t = 0; t < kTileTokens; t += 8) {
                 for (int i = 0; i < 8 && isa == 1; i++) step = std::max(step, w[t + i] / 255);
@@ -309,11 +448,16 @@ inline void AttentionData::integer_bounds(const std::vector<double>& q, const Ro
                 for (int x = 0; x < dv; x++) {
                     const double level = v.transformed[size_t(tile + t) * dv + x] / v.scale[tile + t]; // unit * int8 level
                     off[x] += step / 2 * std::fabs(level);
-                    r.expected += step * step / 12 * level * level;
+                    r.expected += step * step / 12 * level * level * (of_v && c_.dense ? columns[size_t(x)] : 1.0);
                 }
             }
         }
         r.bound.assign(static_cast<size_t>(dv), 0.0);
+        if (of_v && c_.dense) {
+            const std::vector<double> sum = of_v->absolute(off, false);
+            for (int x = 0; x < dv; x++) r.bound[x] = (grow - 1) * mass[x] + grow * sum[x];
+            continue;
+        }
         int at = 0;
         for (const int size : oracle::blocks(dv)) { // entries of T^-1 are +-1/sqrt(n) inside a block
             double sum = 0;
@@ -323,10 +467,25 @@ inline void AttentionData::integer_bounds(const std::vector<double>& q, const Ro
         }
     }
     ref.bound_f32 = mass;
-    for (double& m : ref.bound_f32) m *= 2 * 3e-6;
+    for (double& m : ref.bound_f32) m *= 2 * 3e-6 + std::expm1(2 * f32_score_error(q, of_k, k));
+    if (of_v && c_.dense) {
+        std::vector<double> y(static_cast<size_t>(dv), 0.0); // Σ p|y|
+        for (int j = 0; j < n; j++)
+            for (int x = 0; x < dv; x++) y[x] += v.exact[size_t(j)] ? 0 : want.weight[j] * std::fabs(v.transformed[size_t(j) * dv + x]);
+        const std::vector<double> off = of_v->absolute(y, false);
+        for (int x = 0; x < dv; x++) ref.bound_f32[x] += (dv + 2) * 0x1p-24 * off[x];
+    }
     double concentration = 0;
     for (const double p : want.weight) concentration += p * p;
     ref.freedom = concentration > 0 ? std::clamp(1 / concentration - 1, 1.0, dk / 2.0) : 1.0;
+    if (tables_) { // the keys that err may be few: (Σ a)² / Σ a² of their parts of the error
+        double one = 0, two = 0;
+        for (int j = 0; j < n; j++) {
+            const double a = k.exact[size_t(j)] ? 0 : want.weight[j] * want.weight[j] * spread[j];
+            one += a, two += a * a;
+        }
+        ref.freedom = two > 0 ? std::clamp(one * one / two, 1.0, dk / 2.0) : 1.0;
+    }
 }
 
 inline void AttentionData::make_reference() {
@@ -334,9 +493,11 @@ inline void AttentionData::make_reference() {
     plain_error_ = 0;
     for (int s = 0; s < c_.n_streams; s++)
         for (int kv = 0; kv < c_.n_kv_heads; kv++) {
-            const Rows k = rows_of(*k_, false, s, kv), v = rows_of(*v_, true, s, kv);
-            for (int h = kv * c_.group; h < (kv + 1) * c_.group; h++)
-                for (int t = 0; t < c_.n_tokens; t++) {
+            const Rows codes_k = rows_of(*k_, false, s, kv), codes_v = rows_of(*v_, true, s, kv);
+            for (int t = 0; t < c_.n_tokens; t++) {
+                Rows k = codes_k, v = codes_v;
+                put_exact_rows(k, false, s, kv, t), put_exact_rows(v, true, s, kv, t);
+                for (int h = kv * c_.group; h < (kv + 1) * c_.group; h++) {
                     const std::vector<double> q(query(s, t, h), query(s, t, h) + c_.dk);
                     std::vector<double>       bias(static_cast<size_t>(c_.n_kv), 0.0);
                     if (c_.mask != MaskType::kNone)
@@ -346,10 +507,11 @@ inline void AttentionData::make_reference() {
                     const oracle::Attended want = oracle::attend(q, k.decoded, v.decoded, bias, c_.scale(), c_.softcap, sink);
                     Reference&             ref  = reference_[(size_t(s) * c_.n_tokens + t) * c_.n_heads() + h];
                     ref.out                     = want.out;
-                    integer_bounds(q, k, v, want, ref);
+                    integer_bounds(q, kv, k, v, want, ref);
                     const std::vector<double> plain = plain_f32(query(s, t, h), k, v, {bias.begin(), bias.end()}, sink);
                     for (int x = 0; x < c_.dv; x++) plain_error_ = std::max(plain_error_, std::fabs(plain[x] - want.out[x]));
                 }
+            }
         }
 }
 
