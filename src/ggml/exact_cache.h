@@ -49,9 +49,9 @@ public:
 
     // Of the batch: position of token i, -1 where the graph does not say.
     int32_t position(size_t i) const { return i < tokens_.size() ? tokens_[i].position : -1; }
-    // Rows at the ends of what is restored that would be exact.
+    // Rows at the ends of what is restored that would be exact: as many as there are slots, so that saving it again finds them all.
     int n_sink() const { return spec_.sink; }
-    int n_window() const { return spec_.window; }
+    int n_window() const { return spec_.window > 0 ? spec_.window + ExactLedger::kFewTokens - 1 : 0; }
 
 private:
     struct Offers {                                 // of one tensor
