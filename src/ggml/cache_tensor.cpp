@@ -210,7 +210,7 @@ void CacheTensor::write(size_t offset, const void* src, size_t size) {
         write_row(c, x);
         if (const int slot = exact_slot(c); slot >= 0)
             exact_->write_canonical(c.stream, c.head, slot, reinterpret_cast<const uint8_t*>(half));
-        else if (auto* offer = exact_ ? plan_.exact->offered(*this, c.stream, c.cell) : nullptr)
+        if (auto* offer = exact_ ? plan_.exact->offered(*this, c.stream, c.cell) : nullptr)
             std::copy_n(half, head_dim(), offer->row.begin() + static_cast<ptrdiff_t>(c.head) * head_dim());
         if (calibrating()) calibration_.written(c.stream, c.cell);
         at += n;
