@@ -9,7 +9,7 @@
 #include <span>
 #include <vector>
 
-#include "cache/calibrate.h"
+#include "cache/rope.h"
 
 struct ggml_tensor;
 

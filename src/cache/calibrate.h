@@ -14,14 +14,9 @@
 
 #include "base/status.h"
 #include "cache/profile.h"
+#include "cache/rope.h"
 
 namespace tightkv {
-
-// How positions turn keys and queries.
-struct Rope {
-    std::vector<double> frequencies;    // radians per position, one per pair of coordinates; empty: not at all
-    bool                halves = false; // pair i of n is (i, i + n), else (2i, 2i + 1)
-};
 
 // Sum and sum of outer products of rows.
 struct Moments {
