@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "budget.h"
 #include "cache/calibrate.h"
 #include "commands.h"
 #include "engine_llama.h"
@@ -21,8 +22,9 @@ namespace tightkv::tool {
 
 namespace {
 
-constexpr int kChunk = 512;
-constexpr int kSkip  = 4; // the first tokens of a text are unlike all others: everything attends to them
+constexpr int kChunk       = 512;
+constexpr int kBudgetChunk = 256, kProbes = 2, kHeldOut = 4; // for --budget: chunks that units are measured on, and those it is judged on
+constexpr int kSkip = 4;                                     // the first tokens of a text are unlike all others: everything attends to them
 
 // Every decode() is one chunk from its beginning, so the first rows are those of the first positions.
 class Listener : public RowObserver {
@@ -74,6 +76,17 @@ std::string described(const std::string& text_file, size_t tokens, int chunk, in
                        TIGHTKV_VERSION);
 }
 
+// What comes behind the calibration's own tokens: the probes, then what is held out. Empty without a budget.
+std::vector<std::vector<Token>> budget_chunks(const CalibrateOptions& o, const std::vector<Token>& tokens, size_t used, Token bos,
+                                              const std::string& text_file) {
+    if (o.budget <= 0) return {};
+    const size_t need = used + size_t{kBudgetChunk} * (kProbes + kHeldOut);
+    if (tokens.size() < need)
+        throw failure(
+            fmt::format("text {} is too short: {} tokens, and calibration with a budget needs {}", text_file, tokens.size(), need));
+    return cut_chunks({tokens.begin() + static_cast<ptrdiff_t>(used), tokens.end()}, kBudgetChunk, kProbes + kHeldOut, bos, text_file);
+}
+
 } // namespace
 
 int run_calibrate(const CalibrateOptions& o) {
@@ -90,7 +103,9 @@ int run_calibrate(const CalibrateOptions& o) {
         throw usage_error(
             fmt::format("--target-ctx {} is beyond what {} was trained for; accepted: up to {}", o.target_ctx, path, trained));
     if (o.threads == 0) threads = pick_threads(model, threads);
-    const auto chunks = cut_chunks(model.tokenize(text), chunk, (o.tokens + chunk - 1) / chunk, model.bos(), text_file);
+    const std::vector<Token> tokens = model.tokenize(text);
+    const auto               chunks = cut_chunks(tokens, chunk, (o.tokens + chunk - 1) / chunk, model.bos(), text_file);
+    const auto               spare  = budget_chunks(o, tokens, chunks.size() * static_cast<size_t>(chunk), model.bos(), text_file);
 
     int64_t  positions = std::max(o.target_ctx > 0 ? o.target_ctx : std::min(2048, trained), chunk);
     Listener listener;
@@ -112,6 +127,17 @@ int run_calibrate(const CalibrateOptions& o) {
         if (const Status s = listener.statistics.solve(positions - chunk + 1, profile); !s.ok())
             throw failure(fmt::format("{} cannot be calibrated on {}: {}", path, text_file, s.message()));
     }
+    BudgetResult spent;
+    if (o.budget > 0) {
+        Progress   progress(budget_steps(profile, kProbes, kHeldOut));
+        const auto all = std::span(spare);
+        spent          = spend_budget(model, profile, o.budget, all.first(kProbes), all.subspan(kProbes), threads, progress);
+        if (spent.interrupted) {
+            progress.clear();
+            say("interrupted; nothing was written");
+            return kExitInterrupted;
+        }
+    }
     profile.architecture = architecture_of(path);
     profile.made_from    = described(text_file, chunks.size() * static_cast<size_t>(chunk), chunk, positions);
     set_norms(profile, path);
@@ -119,7 +145,8 @@ int run_calibrate(const CalibrateOptions& o) {
     out.append({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
     out.finish();
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-    print(profile_report(profile, bytes.size()) + fmt::format("written to {} in {:.1f} s\n", o.output, seconds.count()));
+    print(profile_report(profile, bytes.size()) + (o.budget > 0 ? "\n" + budget_report(profile, spent) : std::string()) +
+          fmt::format("written to {} in {:.1f} s\n", o.output, seconds.count()));
     return 0;
 }
 

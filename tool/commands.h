@@ -42,6 +42,7 @@ int run_demo(const DemoOptions& o);
 struct CalibrateOptions {
     std::string model  = "default", text, output;
     int         tokens = 4096, target_ctx = 0, threads = 0; // target_ctx 0: 2048, or what the model was trained for where that is less
+    double      budget = 0;                                 // bits per value; 0: formats are left to the specification
     bool        expand = true, verbose = false;
 };
 int run_calibrate(const CalibrateOptions& o);

@@ -56,6 +56,7 @@ Memory, quality and speed of six caches on a small model; takes a few minutes an
 constexpr const char* kCalibrateHelp = R"(Example:
   tightkv calibrate -m default -o default.tkv
   tightkv calibrate -m model.gguf --text prose.txt --tokens 4096 --target-ctx 8192 -o model.tkv
+  tightkv calibrate -m model.gguf --budget 3.25 -o model.tkv
 
 Learns from a text what the keys, values and queries of a model are like, for caches with profile=FILE.tkv.)";
 
@@ -172,6 +173,9 @@ CLI::App* add_calibrate(CLI::App& app, CalibrateOptions& o) {
                   "positions that the cache will be used at (default: 2048, or what the model was trained for)")
         ->check(CLI::Range(1, 1 << 30))
         ->type_name("N");
+    c->add_option("--budget", o.budget, "also choose a format for every layer, for K and for V, within so many bits per value on average")
+        ->check(CLI::Range(1.0, 16.0))
+        ->type_name("BITS");
     add_threads(c, o.threads);
     c->add_flag("!--no-expand", o.expand, "calibrate with quantised weights as they are, not expanded to F32");
     c->add_flag("--verbose", o.verbose, "show llama.cpp's own messages");
