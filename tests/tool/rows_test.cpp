@@ -6,6 +6,7 @@
 #include <cmath>
 #include <filesystem>
 #include <map>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -128,8 +129,9 @@ std::vector<BatchToken> tokens_of(const std::vector<Token>& tokens, int sequence
 }
 
 // Logits of the last token: all but `singly` tokens in one batch, those one by one.
-std::vector<float> last_logits(RowObserver* observer, const std::vector<Token>& tokens, size_t singly = 0) {
-    const Model model(tiny().path);
+std::vector<float> last_logits(RowObserver* observer, const std::vector<Token>& tokens, size_t singly = 0,
+                               const std::string& path = tiny().path) {
+    const Model model(path);
     Context     c(model, kF16, {.tokens = 64, .batch = 32, .outputs = 1, .observer = observer});
     auto        batch = tokens_of(tokens);
     size_t      done  = batch.size() - singly;
@@ -236,6 +238,49 @@ TEST(Rows, OlderOnesCanBeRewritten) {
     // One layer: its rows do not depend on what attention gave before.
     EXPECT_EQ(last_logits(&late, kText, 1), last_logits(&at_once, kText, 1));
     EXPECT_NE(last_logits(&late, kText, 1), last_logits(nullptr, kText, 1));
+}
+
+// Models with a sliding window have two caches; layers without RoPE have the positions of those with it.
+TEST(Rows, OfASlidingWindow) {
+    const std::string path = tiny().path + ".sliding";
+    write_tiny_model(path, {.sliding = true});
+    std::vector<Token> text(kTinyWindow + 12);
+    for (size_t i = 0; i < text.size(); i++) text[i] = static_cast<Token>(262 + i * 7 % 80);
+    struct Layers : RowObserver {
+        std::map<int, std::vector<int>> keys, values, asked; // by layer: positions in the order of their coming
+        void                            keys_values(const WrittenRows& w) override {
+            const size_t n = kHeadDim * kKvHeads;
+            ASSERT_EQ(w.rows.size(), n * w.cells.size());
+            ASSERT_EQ(w.positions.size(), w.cells.size());
+            for (size_t t = 0; t < w.cells.size(); t++) {
+                                           EXPECT_EQ(w.cells[t], w.positions[t]);
+                                           for (size_t i = 0; i < n; i++) ASSERT_EQ(w.cached(w.cells[t])[i], float_to_half(w.rows[t * n + i]));
+            }
+                                       auto& seen = (w.operand == Operand::key ? keys : values)[w.layer];
+            seen.insert(seen.end(), w.positions.begin(), w.positions.end());
+        }
+        void queries(const QueryRows& q) override {
+            EXPECT_EQ(q.n_heads, kHeads);
+            asked[q.layer].insert(asked[q.layer].end(), q.positions.begin(), q.positions.end());
+        }
+    };
+    Rewriter no_values([](const WrittenRows& w) {
+        if (w.operand == Operand::value && w.layer == 3)
+            for (const int64_t c : w.cells) std::ranges::fill(w.cached(c), uint16_t{0});
+    });
+    for (const size_t singly : {size_t{0}, size_t{3}}) {
+        Layers     seen;
+        const auto plain = last_logits(nullptr, text, singly, path);
+        EXPECT_EQ(last_logits(&seen, text, singly, path), plain);
+        std::vector<int> order(text.size());
+        std::iota(order.begin(), order.end(), 0);
+        const std::map<int, std::vector<int>> all = {{0, order}, {1, order}, {2, order}, {3, order}};
+        EXPECT_EQ(seen.keys, all);
+        EXPECT_EQ(seen.values, all);
+        EXPECT_EQ(seen.asked, all);
+        EXPECT_NE(last_logits(&no_values, text, singly, path), plain);
+    }
+    std::filesystem::remove(path);
 }
 
 TEST(Rows, WhatAnObserverThrowsComesOut) {

@@ -51,13 +51,13 @@ int add_vocabulary(gguf_context* file) {
 } // namespace
 
 void write_tiny_model(const std::string& path, const TinyModel& m) {
-    const Gguf    file(gguf_init_empty());
-    gguf_context* g = file.get();
-    gguf_set_val_str(g, "general.architecture", "llama");
-    const auto set = [&](const char* key, int value) {
-        gguf_set_val_u32(g, (std::string("llama.") + key).c_str(), static_cast<uint32_t>(value));
-    };
-    set("block_count", 1);
+    const Gguf        file(gguf_init_empty());
+    gguf_context*     g    = file.get();
+    const std::string arch = m.sliding ? "cohere2" : "llama";
+    gguf_set_val_str(g, "general.architecture", arch.c_str());
+    const auto set    = [&](const char* key, int value) { gguf_set_val_u32(g, (arch + "." + key).c_str(), static_cast<uint32_t>(value)); };
+    const int  layers = m.sliding ? 4 : 1;
+    set("block_count", layers);
     set("context_length", kCtx);
     set("embedding_length", m.n_embd);
     set("feed_forward_length", kFeedForward);
@@ -65,7 +65,13 @@ void write_tiny_model(const std::string& path, const TinyModel& m) {
     set("attention.head_count_kv", kKvHeads);
     set("rope.dimension_count", m.head_dim);
     if (m.head_dim * kHeads != m.n_embd) set("attention.key_length", m.head_dim), set("attention.value_length", m.head_dim);
-    gguf_set_val_f32(g, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
+    if (m.sliding) {
+        set("attention.sliding_window", kTinyWindow);
+        gguf_set_val_f32(g, "cohere2.attention.layer_norm_epsilon", 1e-5f);
+        gguf_set_val_f32(g, "cohere2.logit_scale", 0.25f);
+    } else {
+        gguf_set_val_f32(g, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
+    }
     const int n_vocab = add_vocabulary(g);
 
     const Ggml                 tensors(ggml_init({.mem_size = size_t{16} << 20, .mem_buffer = nullptr, .no_alloc = false}));
@@ -83,15 +89,18 @@ void write_tiny_model(const std::string& path, const TinyModel& m) {
     };
     add("token_embd.weight", GGML_TYPE_Q8_0, m.n_embd, n_vocab);
     add("output_norm.weight", GGML_TYPE_F32, m.n_embd, 1);
-    add("blk.0.attn_norm.weight", GGML_TYPE_F32, m.n_embd, 1);
-    add("blk.0.attn_q.weight", GGML_TYPE_Q4_0, m.n_embd, kHeads * m.head_dim);
-    add("blk.0.attn_k.weight", GGML_TYPE_Q4_1, m.n_embd, kKvHeads * m.head_dim);
-    add("blk.0.attn_v.weight", GGML_TYPE_F16, m.n_embd, kKvHeads * m.head_dim);
-    add("blk.0.attn_output.weight", GGML_TYPE_Q5_0, kHeads * m.head_dim, m.n_embd);
-    add("blk.0.ffn_norm.weight", GGML_TYPE_F32, m.n_embd, 1);
-    add("blk.0.ffn_gate.weight", GGML_TYPE_Q4_K, m.n_embd, kFeedForward);
-    add("blk.0.ffn_up.weight", GGML_TYPE_Q6_K, m.n_embd, kFeedForward);
-    add("blk.0.ffn_down.weight", GGML_TYPE_F32, kFeedForward, m.n_embd);
+    for (int i = 0; i < layers; i++) {
+        const std::string layer = "blk." + std::to_string(i) + ".";
+        add(layer + "attn_norm.weight", GGML_TYPE_F32, m.n_embd, 1);
+        add(layer + "attn_q.weight", GGML_TYPE_Q4_0, m.n_embd, kHeads * m.head_dim);
+        add(layer + "attn_k.weight", GGML_TYPE_Q4_1, m.n_embd, kKvHeads * m.head_dim);
+        add(layer + "attn_v.weight", GGML_TYPE_F16, m.n_embd, kKvHeads * m.head_dim);
+        add(layer + "attn_output.weight", GGML_TYPE_Q5_0, kHeads * m.head_dim, m.n_embd);
+        if (!m.sliding) add(layer + "ffn_norm.weight", GGML_TYPE_F32, m.n_embd, 1);
+        add(layer + "ffn_gate.weight", GGML_TYPE_Q4_K, m.n_embd, kFeedForward);
+        add(layer + "ffn_up.weight", GGML_TYPE_Q6_K, m.n_embd, kFeedForward);
+        add(layer + "ffn_down.weight", GGML_TYPE_F32, kFeedForward, m.n_embd);
+    }
     ASSERT_TRUE(gguf_write_to_file(g, path.c_str(), false)) << path;
 }
 

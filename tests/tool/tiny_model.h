@@ -1,4 +1,5 @@
-// A model of one layer with random weights and a vocabulary of characters: what llama.cpp needs in order to load and run, and no more.
+// A model of one layer (with a sliding window: four) with random weights and a vocabulary of characters: what llama.cpp needs in order to
+// load and run, and no more.
 #pragma once
 #include <cstdint>
 #include <map>
@@ -12,7 +13,10 @@ struct TinyModel {
     int      n_embd   = 256;   // where it is 4 * head_dim, the file leaves head_dim to be computed, as older files do
     bool     mixed    = false; // weights in several quantised types, one in f16; else all in f32
     unsigned seed     = 1;
+    bool     sliding  = false; // three layers that see kTinyWindow tokens and have RoPE, then one that sees all and has none
 };
+inline constexpr int kTinyWindow = 16;
+
 void write_tiny_model(const std::string& path, const TinyModel& m = {});
 
 struct TensorInFile {
