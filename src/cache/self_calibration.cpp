@@ -33,7 +33,7 @@ bool SelfCalibration::update(TileStore& store) {
     for (size_t at = 0; at < n; at += d) {
         std::vector<float> mean(d);
         for (size_t i = 0; i < d; i++) mean[i] = static_cast<float>(sum_[at + i] / static_cast<double>(counted_));
-        transforms.push_back(std::make_shared<const Transform>(static_cast<int>(d), std::move(mean)));
+        transforms.push_back(std::make_shared<const Transform>(store.transform(static_cast<int>(at / d)).with_mean(std::move(mean))));
     }
     store.recode(std::move(transforms), cells_);
     for (const auto& [_, kept] : kept_) // those of this batch, too: they are about to be written once more

@@ -2,6 +2,7 @@
 // coded as they are, and kept aside; then the codes of all rows are made again from what was kept. TOKENS are those of the stream with the
 // most of them (keys turn with their positions, so tokens of one sequence say more than first tokens of many). A first mean is taken from
 // kFirstLook tokens and replaced whenever there are twice as many, up to TOKENS.
+// The mean takes the place of a profile's, which is that of another text; the profile's matrices stay.
 // Softmax does not see what is common to all keys of a head: taking it off changes nothing but the size of what has to be coded.
 #pragma once
 #include <cstdint>
@@ -43,7 +44,7 @@ private:
     int64_t                            next_;   // tokens of a stream at which the mean is taken next
     int64_t                            counted_ = 0, cells_ = 0;
     std::vector<int64_t>               counted_in_; // [stream]
-    std::vector<double>                sum_; // [n_kv_heads * head_dim]
+    std::vector<double>                sum_;        // [n_kv_heads * head_dim]
     std::unordered_map<uint64_t, Kept> kept_;
 };
 

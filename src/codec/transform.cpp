@@ -65,6 +65,12 @@ Transform::Transform(int head_dim, std::vector<float> mean, std::span<const floa
         for (size_t j = 0; j < d; j++) columns_[j * d + i] = matrix[i * d + j], inverse_columns_[j * d + i] = inverse[i * d + j];
 }
 
+Transform Transform::with_mean(std::vector<float> mean) const {
+    Transform t = *this;
+    t.mean_     = std::move(mean);
+    return t;
+}
+
 // The scalar reference shares the order of operations with every ISA: row_encode.h.
 void Transform::forward(float* x) const { tightkv::forward<ScalarRotation>(*this, x); }
 void Transform::inverse(float* y) const { tightkv::inverse<ScalarRotation>(*this, y); }

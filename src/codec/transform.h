@@ -24,6 +24,9 @@ public:
     // Dense T: matrix and its inverse, [d][d], row-major.
     Transform(int head_dim, std::vector<float> mean, std::span<const float> matrix, std::span<const float> inverse);
 
+    // The same T with another mean, [d].
+    Transform with_mean(std::vector<float> mean) const;
+
     int                     head_dim() const { return head_dim_; }
     const std::vector<int>& blocks() const { return blocks_; }
     const float*            pre() const { return pre_.data(); }   // [d] S1: +-1

@@ -93,8 +93,8 @@ template <int Bits> void search_segment(const TrellisMetric& m, int length, cons
 }
 
 template <int Bits> void search(int head_dim, const int16_t* x, uint8_t* codes) {
-    const TrellisMetric& m      = trellis_metric(Bits);
-    const int            length = head_dim / kSegments;
+    const TrellisMetric& m                          = trellis_metric(Bits);
+    const int            length                     = head_dim / kSegments;
     int16_t              y[kMaxHeadDim / kSegments] = {};
     uint8_t              n[kMaxHeadDim / kSegments];
     for (int s = 0; s < kSegments; s++) {

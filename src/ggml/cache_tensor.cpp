@@ -107,7 +107,6 @@ Status CacheTensor::make_store(const StoreShape& shape, std::unique_ptr<TileStor
 
 void CacheTensor::set_profile(std::shared_ptr<const Profile> profile, const LayerProfile* layer) {
     profile_ = std::move(profile), layer_ = layer;
-    if (layer_) calibration_ = SelfCalibration(0);
 }
 
 void CacheTensor::drop_profile(const Format& f) {

@@ -80,11 +80,11 @@ public:
     void clear();
 
     // The keys' mean is still to be measured: rows of a SET_ROWS node, before they are written. One thread.
-    bool calibrates() const { return operand_ == Operand::K && plan_.mean_tokens > 0 && !layer_; }
+    bool calibrates() const { return operand_ == Operand::K && plan_.mean_tokens > 0; }
     bool calibrating() const { return !calibration_.done(); }
     void calibrate(const ggml_tensor* rows, const ggml_tensor* cells, int64_t first);
 
-    // Before head_dim is known: transforms of this layer of a profile, made when it is. They bring the keys' mean with them.
+    // Before head_dim is known: transforms of this layer of a profile, made when it is.
     void set_profile(std::shared_ptr<const Profile> profile, const LayerProfile* layer);
     bool profiled() const { return layer_ != nullptr; }
     // The profile was another model's: rows that are there already (a restored state) are coded again without it, in this format.
