@@ -1,5 +1,14 @@
-# Included by ggml's project() when ./run builds a host with the thread sanitizer: without these two a test takes hours.
-#
+# Included by project() of llama.cpp and of ggml when ./run builds a host with the thread sanitizer.
+
+# The server wants fifty models of images and sound that no test uses: a few compilations instead of fifty.
+if(PROJECT_NAME STREQUAL "llama.cpp")
+  file(GLOB apart ${CMAKE_CURRENT_SOURCE_DIR}/tools/mtmd/*.cpp)
+  cmake_language(DEFER CALL set_source_files_properties ${apart} TARGET_DIRECTORY mtmd PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
+  cmake_language(DEFER CALL set_target_properties mtmd PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 16)
+  return()
+endif()
+
+# Without the following two a test takes hours.
 # The products of quantised rows are nine tenths of the work. They read weights and a work buffer of the host's, write one number to the
 # caller's stack, and synchronise nothing, so they need no instrumentation: every access to memory that is shared with us is still seen.
 file(GLOB quantised_products ${CMAKE_CURRENT_SOURCE_DIR}/src/ggml-cpu/quants.c ${CMAKE_CURRENT_SOURCE_DIR}/src/ggml-cpu/arch/*/quants.c)
