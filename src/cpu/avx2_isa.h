@@ -162,12 +162,11 @@ struct Avx2 {
         static const Table<C> table = make_table<C>(Operand::V, 0);
         const Table<C>        t     = table;
         const __m256i         ones  = _mm256_set1_epi16(1);
-        for (int n = 0; n < d / 8; n++) {
-            const int half = nth_part<C>(n, d / 8, 2); // eight dims
-            __m256i   acc[R];
+        const auto half = [&](int g, int h) __attribute__((always_inline)) { // eight dims
+            __m256i acc[R];
             for (int r = 0; r < R; r++) acc[r] = _mm256_setzero_si256();
             walk_v<C>(
-                tile, half, d / 8, t, [&](int s, int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) {
+                tile, g, d / 16, h, t, [&](int s, int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) {
                     for (int r = 0; r < R; r++) {
                         const uint8_t* x  = w8 + r * kTileTokens + 32 * s + 4 * i;
                         const __m256i  ab = _mm256_add_epi16(_mm256_maddubs_epi16(spread(x), a), _mm256_maddubs_epi16(spread(x + 4), b));
@@ -176,10 +175,11 @@ struct Avx2 {
                     }
                 });
             for (int r = 0; r < R; r++) {
-                float* at = o + static_cast<size_t>(r) * d + half * 8;
+                float* at = o + static_cast<size_t>(r) * d + 16 * g + 8 * h;
                 _mm256_storeu_ps(at, _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc[r]), _mm256_set1_ps(step[r]), _mm256_loadu_ps(at)));
             }
-        }
+        };
+        each_half<C>(d / 16, half);
     }
 
     // ---- many rows: four bytes of a lane meet in two int16 lanes, two vectors in each
@@ -242,14 +242,13 @@ struct Avx2 {
                     });
             }
         } else {
-            for (int n = 0; n < d / 8; n++) {
-                const int      half = nth_part<C>(n, d / 8, 2);
-                uint8_t* const at   = out + static_cast<size_t>(half / 2) * 1024 + half % 2 * 32;
+            each_half<C>(d / 16, [&](int g, int h) __attribute__((always_inline)) {
+                uint8_t* const at = out + static_cast<size_t>(g) * 1024 + 32 * h;
                 walk_v<C>(
-                    tile, half, d / 8, t, [&](int s, int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) {
+                    tile, g, d / 16, h, t, [&](int s, int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) {
                         put(at + 512 * s + 64 * i, a, b, c, e);
                     });
-            }
+            });
         }
     }
     static void transpose(Floats* r) {
@@ -295,18 +294,17 @@ struct Avx2 {
         load_halves(tile_scales(f, d, tile), scale);
         const float unit = unit_of(f);
         for (int i = 0; i < kTileTokens; i++) scale[i] *= unit;
-        for (int n = 0; n < d / 8; n++) {
-            const int half = nth_part<C>(n, d / 8, 2);
+        each_half<C>(d / 16, [&](int g, int h) __attribute__((always_inline)) {
             walk_v<C>(
-                tile, half, d / 8, t, [&](int s, int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) {
+                tile, g, d / 16, h, t, [&](int s, int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) {
                     const __m256i v[4] = {a, b, c, e};
                     for (int x = 0; x < 16; x++) {
                         const int token = 32 * s + 4 * i + x;
-                        _mm256_storeu_ps(out + static_cast<size_t>(token) * d + 8 * half,
+                        _mm256_storeu_ps(out + static_cast<size_t>(token) * d + 16 * g + 8 * h,
                                          _mm256_mul_ps(byte_lane(v[x / 4], x % 4), _mm256_set1_ps(scale[token])));
                     }
                 });
-        }
+        });
     }
     static void expand_f16(Operand op, const uint8_t* tile, int d, float* out) {
         const uint16_t* row = reinterpret_cast<const uint16_t*>(tile);

@@ -131,11 +131,13 @@ template <int Bits, class Use> [[gnu::always_inline]] inline void unpack_k(const
         lookup(t.unit[3], high_nibble(x[3])));
 }
 
-// 32 tokens of half h of a dim group of V. eight: the half that holds the dims eight before, 64 bytes from plane to plane, too.
+// 32 tokens of half h of a dim group of V, h known when compiled. eight: the half that holds the dims eight before, 64 bytes from plane to
+// plane, too.
 template <int Bits, class Use>
 [[gnu::always_inline]] inline void unpack_v(const uint8_t* p, const uint8_t* eight, int h, const TrellisTable& t, Use use) {
     const __m256i* const unit = t.unit + 2 * h;
     const auto           four = [&](int plane) { // the dims four before
+        if (h == 1) return load(p + 64 * plane - 16);
         const auto quarter = [&](const uint8_t* q) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(q + 64 * plane)); };
         return _mm256_inserti128_si256(_mm256_castsi128_si256(quarter(eight + 16)), quarter(p), 1);
     };
@@ -198,16 +200,26 @@ template <class C, class Use>
     }
 }
 
-// The tokens of a half of V, of `halves`: use(s, i, v_i, …, v_i+3), i counts vectors of the 32 tokens s.
+// Half h of dim group g of V, of `groups`: use(s, i, v_i, …, v_i+3), i counts vectors of the 32 tokens s.
 template <class C, class Use>
-[[gnu::always_inline]] inline void walk_v(const uint8_t* tile, int half, int halves, const Table<C>& t, Use use) {
+[[gnu::always_inline]] inline void walk_v(const uint8_t* tile, int g, int groups, int h, const Table<C>& t, Use use) {
     constexpr int  kTokens = C::bits * 64;
-    const auto     place   = [&](int x) { return tile + static_cast<size_t>(x / 2) * 2 * kTokens + x % 2 * 32; };
-    const uint8_t *p = place(half), *eight = place(part_before(half, halves, 2));
+    const uint8_t *p     = tile + static_cast<size_t>(g) * 2 * kTokens + 32 * h,
+                  *eight = h == 1 ? p - 32 : tile + static_cast<size_t>(part_before(g, groups, 1)) * 2 * kTokens + 32;
     for (int s = 0; s < 2; s++, p += kTokens, eight += kTokens) {
         const auto v = [&](int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) { use(s, i, a, b, c, e); };
-        if constexpr (C::trellis) unpack_v<C::bits>(p, eight, half % 2, t, v);
+        if constexpr (C::trellis) unpack_v<C::bits>(p, eight, h, t, v);
         else unpack<C::bits>(p, t, v);
+    }
+}
+
+// use(g, h) for all halves of all dim groups of V. Trellis codes get code of its own for either half: their constants differ.
+template <class C, class Use> [[gnu::always_inline]] inline void each_half(int groups, Use use) {
+    for (int n = 0; n < groups; n++) {
+        const int g = nth_part<C>(n, groups, 1);
+        if constexpr (C::trellis) use(g, 0), use(g, 1);
+        else
+            for (int h = 0; h < 2; h++) use(g, h);
     }
 }
 

@@ -8,55 +8,11 @@
 
 #include "cpu/attend_tiles.h"
 #include "cpu/isa_entries.h"
+#include "cpu/neon_unpack.h"
 
 namespace tightkv {
 
 namespace {
-
-// ---- unpacking: eight vectors of codes -> eight vectors of table bytes, handed on four at a time
-
-struct Table {
-    uint8x16_t low;  // index in the low bits of a nibble
-    uint8x16_t high; // 2 bit only: index in bits 2-3 of a nibble
-};
-
-// TBL takes the whole byte for its index; the tables repeat, so inside the low nibble what stands beside the code does not matter.
-Table make_table(int bits, int offset) {
-    const Codebook& book = codebook(bits);
-    uint8_t         low[16], high[16];
-    for (int i = 0; i < 16; i++) {
-        low[i]  = static_cast<uint8_t>(book.level[i % book.n] + offset);
-        high[i] = static_cast<uint8_t>(book.level[(i >> 2) % book.n] + offset);
-    }
-    return {vld1q_u8(low), vld1q_u8(high)};
-}
-
-// p: this quarter (16 bytes) of the first plane; planes are 64 bytes apart. use(i, v_i, v_i+1, v_i+2, v_i+3) for i = 0, 4.
-template <int Bits, class Use> [[gnu::always_inline]] inline void unpack(const uint8_t* p, const Table& t, Use use) {
-    const auto low  = [](uint8x16_t x) { return vandq_u8(x, vdupq_n_u8(15)); };
-    const auto high = [](uint8x16_t x) { return vshrq_n_u8(x, 4); };
-    if constexpr (Bits == 8) {
-        for (int i = 0; i < 8; i += 4)
-            use(i, vld1q_u8(p + 64 * i), vld1q_u8(p + 64 * i + 64), vld1q_u8(p + 64 * i + 128), vld1q_u8(p + 64 * i + 192));
-    } else if constexpr (Bits == 4) {
-        for (int i = 0; i < 8; i += 4) {
-            const uint8x16_t a = vld1q_u8(p + 32 * i), b = vld1q_u8(p + 32 * i + 64);
-            use(i, vqtbl1q_u8(t.low, low(a)), vqtbl1q_u8(t.low, high(a)), vqtbl1q_u8(t.low, low(b)), vqtbl1q_u8(t.low, high(b)));
-        }
-    } else if constexpr (Bits == 3) {
-        const uint8x16_t a = vld1q_u8(p), b = vld1q_u8(p + 64), c = vld1q_u8(p + 128);
-        use(0, vqtbl1q_u8(t.low, low(a)), vqtbl1q_u8(t.low, high(a)), vqtbl1q_u8(t.low, low(b)), vqtbl1q_u8(t.low, high(b)));
-        // bits 3 and 7 of a, b, c -> bits 0, 1, 2 of each nibble
-        uint8x16_t s = vbslq_u8(vdupq_n_u8(0x44), vshrq_n_u8(c, 1), vshrq_n_u8(b, 2));
-        s            = vbslq_u8(vdupq_n_u8(0x66), s, vshrq_n_u8(a, 3));
-        use(4, vqtbl1q_u8(t.low, low(c)), vqtbl1q_u8(t.low, high(c)), vqtbl1q_u8(t.low, low(s)), vqtbl1q_u8(t.low, high(s)));
-    } else {
-        for (int i = 0; i < 8; i += 4) {
-            const uint8x16_t x = vld1q_u8(p + 16 * i), a = low(x), b = high(x);
-            use(i, vqtbl1q_u8(t.low, a), vqtbl1q_u8(t.high, a), vqtbl1q_u8(t.low, b), vqtbl1q_u8(t.high, b));
-        }
-    }
-}
 
 struct Neon {
     static constexpr int kLanes = 4;
@@ -92,21 +48,19 @@ struct Neon {
     using QueryOperand                  = ByteQueries;
     static constexpr auto prepare_query = prepare_byte_queries;
 
-    template <int Bits, int R> static void scores_of(const uint8_t* tile, int d, const QueryOperand& op, float* out) {
-        static const Table table = make_table(Bits, kOffsetK);
-        const Table        t     = table;
-        for (int block = 0; block < 16; block++) { // four tokens: a quarter of a 16-token vector
-            const uint8_t* p = tile + static_cast<size_t>(block / 4) * (d / 32) * Bits * 64 + (block % 4) * 16;
-            int32x4_t      acc[R];
+    template <class C, int R> static void scores_of(const uint8_t* tile, int d, const QueryOperand& op, float* out) {
+        static const Table<C> table = make_table<C>(kOffsetK);
+        const Table<C>        t     = table;
+        for (int block = 0; block < 16; block++) { // four tokens
+            int32x4_t acc[R];
             for (int r = 0; r < R; r++) acc[r] = vdupq_n_s32(0);
-            for (int g = 0; g < d / 32; g++, p += Bits * 64)
-                unpack<Bits>(
-                    p, t, [&](int i, uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t e) __attribute__((always_inline)) {
-                        for (int r = 0; r < R; r++) {
-                            const int8x16_t q = vld1q_s8(op.q[r] + 32 * g + 4 * i);
-                            acc[r]            = dot(dot(dot(dot(acc[r], a, q, 0), b, q, 1), c, q, 2), e, q, 3);
-                        }
-                    });
+            walk_k<C>(
+                tile, block, d / 32, t, [&](int g, int i, uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t e) __attribute__((always_inline)) {
+                    for (int r = 0; r < R; r++) {
+                        const int8x16_t q = vld1q_s8(op.q[r] + 32 * g + 4 * i);
+                        acc[r]            = dot(dot(dot(dot(acc[r], a, q, 0), b, q, 1), c, q, 2), e, q, 3);
+                    }
+                });
             for (int r = 0; r < R; r++) vst1q_f32(out + r * kTileTokens + 4 * block, vmulq_n_f32(vcvtq_f32_s32(acc[r]), op.step[r]));
         }
     }
@@ -125,27 +79,25 @@ struct Neon {
         return bound / kWeightLimit;
     }
 
-    template <int Bits, int R> static void weigh_of(const uint8_t* tile, int d, const uint8_t* w8, const float* step, float* o) {
-        static const Table table = make_table(Bits, kOffsetV);
-        const Table        t     = table;
-        int32_t            minus[R]; // -128 Σw
+    template <class C, int R> static void weigh_of(const uint8_t* tile, int d, const uint8_t* w8, const float* step, float* o) {
+        static const Table<C> table = make_table<C>(kOffsetV);
+        const Table<C>        t     = table;
+        int32_t               minus[R]; // -128 Σw
         for (int r = 0; r < R; r++) {
             minus[r] = 0;
             for (int i = 0; i < kTileTokens; i += 16) minus[r] -= kOffsetV * vaddlvq_u8(vld1q_u8(w8 + r * kTileTokens + i));
         }
-        for (int quarter = 0; quarter < d / 4; quarter++) { // four dims
-            const uint8_t* p = tile + static_cast<size_t>(quarter / 4) * 2 * Bits * 64 + (quarter % 4) * 16;
-            int32x4_t      acc[R];
+        for (int n = 0; n < d / 4; n++) {
+            const int quarter = nth_part<C>(n, d / 4, 4); // four dims
+            int32x4_t acc[R];
             for (int r = 0; r < R; r++) acc[r] = vdupq_n_s32(minus[r]);
-            for (int s = 0; s < 2; s++) // 32 tokens
-                unpack<Bits>(
-                    p + s * Bits * 64,
-                    t, [&](int i, uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t e) __attribute__((always_inline)) {
-                        for (int r = 0; r < R; r++) {
-                            const uint8x16_t w = vld1q_u8(w8 + r * kTileTokens + 32 * s + 4 * i);
-                            acc[r]             = dot(dot(dot(dot(acc[r], a, w, 0), b, w, 1), c, w, 2), e, w, 3);
-                        }
-                    });
+            walk_v<C>(
+                tile, quarter, d / 4, t, [&](int s, int i, uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t e) __attribute__((always_inline)) {
+                    for (int r = 0; r < R; r++) {
+                        const uint8x16_t w = vld1q_u8(w8 + r * kTileTokens + 32 * s + 4 * i);
+                        acc[r]             = dot(dot(dot(dot(acc[r], a, w, 0), b, w, 1), c, w, 2), e, w, 3);
+                    }
+                });
             for (int r = 0; r < R; r++) {
                 float* at = o + static_cast<size_t>(r) * d + quarter * 4;
                 vst1q_f32(at, vfmaq_n_f32(vld1q_f32(at), vcvtq_f32_s32(acc[r]), step[r]));
@@ -189,15 +141,30 @@ struct Neon {
         for (int k = 1; k < 8; k++) top = vmaxq_f32(top, w[k]);
         return top;
     }
-    template <int Bits> static void expand_bytes(const uint8_t* p, int n, int offset, uint8_t* out) {
-        const Table t = make_table(Bits, offset);
-        for (int g = 0; g < n; g++, p += Bits * 64, out += 512)
-            for (int quarter = 0; quarter < 64; quarter += 16)
-                unpack<Bits>(
-                    p + quarter, t, [&](int i, uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t e) __attribute__((always_inline)) {
-                        const uint8x16_t v[4] = {a, b, c, e};
-                        for (int k = 0; k < 4; k++) vst1q_u8(out + 64 * (i + k) + quarter, v[k]);
+    template <class C> static void expand_bytes(Operand op, const uint8_t* tile, int d, int offset, uint8_t* out) {
+        const Table<C> t   = make_table<C>(offset);
+        const auto     put = [](uint8_t* at, uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t e) {
+            const uint8x16_t v[4] = {a, b, c, e};
+            for (int k = 0; k < 4; k++) vst1q_u8(at + 64 * k, v[k]);
+        };
+        if (op == Operand::K) {
+            for (int block = 0; block < 16; block++) {
+                uint8_t* const at = out + static_cast<size_t>(block / 4) * d * 16 + block % 4 * 16;
+                walk_k<C>(
+                    tile, block, d / 32, t, [&](int g, int i, uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t e) __attribute__((always_inline)) {
+                        put(at + 512 * g + 64 * i, a, b, c, e);
                     });
+            }
+        } else {
+            for (int n = 0; n < d / 4; n++) {
+                const int      quarter = nth_part<C>(n, d / 4, 4);
+                uint8_t* const at      = out + static_cast<size_t>(quarter / 4) * 1024 + quarter % 4 * 16;
+                walk_v<C>(
+                    tile, quarter, d / 4, t, [&](int s, int i, uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t e) __attribute__((always_inline)) {
+                        put(at + 512 * s + 64 * i, a, b, c, e);
+                    });
+            }
+        }
     }
     static void transpose(Floats* r) {
         const float32x4_t a = vtrn1q_f32(r[0], r[1]), b = vtrn2q_f32(r[0], r[1]), c = vtrn1q_f32(r[2], r[3]), e = vtrn2q_f32(r[2], r[3]);
@@ -213,42 +180,37 @@ struct Neon {
     static float32x4_t byte_lane(uint8x16_t x, int b) {
         return vcvtq_f32_s32(vshrq_n_s32(vshlq_s32(vreinterpretq_s32_u8(x), vdupq_n_s32(24 - 8 * b)), 24));
     }
-    template <int Bits> static void expand_k(const Format& f, const uint8_t* tile, int d, float* out) {
-        const Table t = make_table(Bits == 8 ? 4 : Bits, 0); // unused for 8 bits
-        float       scale[kTileTokens];
+    template <class C> static void expand_k(const Format& f, const uint8_t* tile, int d, float* out) {
+        const Table<C> t = make_table<C>(0);
+        float          scale[kTileTokens];
         load_halves(tile_scales(f, d, tile), scale);
         for (int block = 0; block < 16; block++) {
-            const uint8_t*    p = tile + static_cast<size_t>(block / 4) * (d / 32) * Bits * 64 + (block % 4) * 16;
             const float32x4_t s = vmulq_n_f32(vld1q_f32(scale + 4 * block), unit_of(f));
-            for (int g = 0; g < d / 32; g++, p += Bits * 64)
-                unpack<Bits>(
-                    p, t, [&](int i, uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t e) __attribute__((always_inline)) {
-                        const uint8x16_t v[4] = {a, b, c, e};
-                        for (int x = 0; x < 16; x++)
-                            vst1q_f32(out + static_cast<size_t>(32 * g + 4 * i + x) * kTileTokens + 4 * block,
-                                      vmulq_f32(byte_lane(v[x / 4], x % 4), s));
-                    });
+            walk_k<C>(
+                tile, block, d / 32, t, [&](int g, int i, uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t e) __attribute__((always_inline)) {
+                    const uint8x16_t v[4] = {a, b, c, e};
+                    for (int x = 0; x < 16; x++)
+                        vst1q_f32(out + static_cast<size_t>(32 * g + 4 * i + x) * kTileTokens + 4 * block,
+                                  vmulq_f32(byte_lane(v[x / 4], x % 4), s));
+                });
         }
     }
-    template <int Bits> static void expand_v(const Format& f, const uint8_t* tile, int d, float* out) {
-        const Table t = make_table(Bits == 8 ? 4 : Bits, 0);
-        float       scale[kTileTokens];
+    template <class C> static void expand_v(const Format& f, const uint8_t* tile, int d, float* out) {
+        const Table<C> t = make_table<C>(0);
+        float          scale[kTileTokens];
         load_halves(tile_scales(f, d, tile), scale);
         const float unit = unit_of(f);
         for (int i = 0; i < kTileTokens; i++) scale[i] *= unit;
-        for (int quarter = 0; quarter < d / 4; quarter++) {
-            const uint8_t* p = tile + static_cast<size_t>(quarter / 4) * 2 * Bits * 64 + (quarter % 4) * 16;
-            for (int s = 0; s < 2; s++)
-                unpack<Bits>(
-                    p + s * Bits * 64,
-                    t, [&](int i, uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t e) __attribute__((always_inline)) {
-                        const uint8x16_t v[4] = {a, b, c, e};
-                        for (int x = 0; x < 16; x++) {
-                            const int token = 32 * s + 4 * i + x;
-                            vst1q_f32(out + static_cast<size_t>(token) * d + 4 * quarter,
-                                      vmulq_n_f32(byte_lane(v[x / 4], x % 4), scale[token]));
-                        }
-                    });
+        for (int n = 0; n < d / 4; n++) {
+            const int quarter = nth_part<C>(n, d / 4, 4);
+            walk_v<C>(
+                tile, quarter, d / 4, t, [&](int s, int i, uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t e) __attribute__((always_inline)) {
+                    const uint8x16_t v[4] = {a, b, c, e};
+                    for (int x = 0; x < 16; x++) {
+                        const int token = 32 * s + 4 * i + x;
+                        vst1q_f32(out + static_cast<size_t>(token) * d + 4 * quarter, vmulq_n_f32(byte_lane(v[x / 4], x % 4), scale[token]));
+                    }
+                });
         }
     }
     static float32x4_t halves4(const uint16_t* p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
