@@ -211,6 +211,8 @@ template <class Isa> struct Attention : Vectors<Isa> {
             const uint8_t* k      = a.k.tiles + k_step * static_cast<size_t>(begin / kTileTokens);
             const uint8_t* v      = a.v.tiles + v_step * static_cast<size_t>(begin / kTileTokens);
             const int      tokens = a.end - begin < kTileTokens ? a.end - begin : kTileTokens;
+            // The scales of the next tiles: they are needed at once, and lie behind the codes.
+            for (int i = 64; i <= 128; i += 64) __builtin_prefetch(k + 2 * k_step - i), __builtin_prefetch(v + 2 * v_step - i);
 
             if (k_int) {
                 scores(a.k.format, k, dk, operand, a.rows, sc);

@@ -1,5 +1,5 @@
-// The vectors of 256 bits beside unpacking (avx2_unpack.h): f32 expansion and the multiplication of AVX2, which the level avxvnni (avxvnni_read.cpp) replaces.
-// Included by the units of these levels; everything has internal linkage.
+// The vectors of 256 bits beside unpacking (avx2_unpack.h): f32 expansion and the multiplication of AVX2, which the level avxvnni
+// (avxvnni_read.cpp) replaces. Included by the units of these levels; everything has internal linkage.
 //
 // AVX2 has no non-saturating u8*s8 dot product, so the operands are scaled such that no int16 step can overflow:
 //   scores  u8 = level + 128 times s8 query. Eight dims meet in one int16 lane. Per adjacent pair the positive and the negative
@@ -162,21 +162,22 @@ struct Avx2 {
         static const Table<C> table = make_table<C>(Operand::V, 0);
         const Table<C>        t     = table;
         const __m256i         ones  = _mm256_set1_epi16(1);
-        const auto half = [&](int g, int h) __attribute__((always_inline)) { // eight dims
+        const auto            half  = [&](int g, int h) __attribute__((always_inline)) { // eight dims
             __m256i acc[R];
             for (int r = 0; r < R; r++) acc[r] = _mm256_setzero_si256();
             walk_v<C>(
                 tile, g, d / 16, h, t, [&](int s, int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) {
-                    for (int r = 0; r < R; r++) {
-                        const uint8_t* x  = w8 + r * kTileTokens + 32 * s + 4 * i;
-                        const __m256i  ab = _mm256_add_epi16(_mm256_maddubs_epi16(spread(x), a), _mm256_maddubs_epi16(spread(x + 4), b));
-                        const __m256i  ce = _mm256_add_epi16(_mm256_maddubs_epi16(spread(x + 8), c), _mm256_maddubs_epi16(spread(x + 12), e));
-                        acc[r] = _mm256_add_epi32(acc[r], _mm256_add_epi32(_mm256_madd_epi16(ab, ones), _mm256_madd_epi16(ce, ones)));
+                                for (int r = 0; r < R; r++) {
+                                    const uint8_t* x = w8 + r * kTileTokens + 32 * s + 4 * i;
+                                    const __m256i  ab = _mm256_add_epi16(_mm256_maddubs_epi16(spread(x), a), _mm256_maddubs_epi16(spread(x + 4), b));
+                                    const __m256i  ce =
+                                        _mm256_add_epi16(_mm256_maddubs_epi16(spread(x + 8), c), _mm256_maddubs_epi16(spread(x + 12), e));
+                                    acc[r] = _mm256_add_epi32(acc[r], _mm256_add_epi32(_mm256_madd_epi16(ab, ones), _mm256_madd_epi16(ce, ones)));
                     }
                 });
             for (int r = 0; r < R; r++) {
-                float* at = o + static_cast<size_t>(r) * d + 16 * g + 8 * h;
-                _mm256_storeu_ps(at, _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc[r]), _mm256_set1_ps(step[r]), _mm256_loadu_ps(at)));
+                            float* at = o + static_cast<size_t>(r) * d + 16 * g + 8 * h;
+                            _mm256_storeu_ps(at, _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc[r]), _mm256_set1_ps(step[r]), _mm256_loadu_ps(at)));
             }
         };
         each_half<C>(d / 16, half);
@@ -242,13 +243,15 @@ struct Avx2 {
                     });
             }
         } else {
-            each_half<C>(d / 16, [&](int g, int h) __attribute__((always_inline)) {
-                uint8_t* const at = out + static_cast<size_t>(g) * 1024 + 32 * h;
-                walk_v<C>(
-                    tile, g, d / 16, h, t, [&](int s, int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) {
-                        put(at + 512 * s + 64 * i, a, b, c, e);
-                    });
-            });
+            each_half<C>(
+                d / 16, [&](int g, int h) __attribute__((always_inline)) {
+                    uint8_t* const at = out + static_cast<size_t>(g) * 1024 + 32 * h;
+                    walk_v<C>(
+                        tile, g, d / 16, h,
+                        t, [&](int s, int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) {
+                            put(at + 512 * s + 64 * i, a, b, c, e);
+                        });
+                });
         }
     }
     static void transpose(Floats* r) {
@@ -294,17 +297,18 @@ struct Avx2 {
         load_halves(tile_scales(f, d, tile), scale);
         const float unit = unit_of(f);
         for (int i = 0; i < kTileTokens; i++) scale[i] *= unit;
-        each_half<C>(d / 16, [&](int g, int h) __attribute__((always_inline)) {
-            walk_v<C>(
-                tile, g, d / 16, h, t, [&](int s, int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) {
-                    const __m256i v[4] = {a, b, c, e};
-                    for (int x = 0; x < 16; x++) {
-                        const int token = 32 * s + 4 * i + x;
-                        _mm256_storeu_ps(out + static_cast<size_t>(token) * d + 16 * g + 8 * h,
-                                         _mm256_mul_ps(byte_lane(v[x / 4], x % 4), _mm256_set1_ps(scale[token])));
-                    }
-                });
-        });
+        each_half<C>(
+            d / 16, [&](int g, int h) __attribute__((always_inline)) {
+                walk_v<C>(
+                    tile, g, d / 16, h, t, [&](int s, int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) {
+                        const __m256i v[4] = {a, b, c, e};
+                        for (int x = 0; x < 16; x++) {
+                            const int token = 32 * s + 4 * i + x;
+                            _mm256_storeu_ps(out + static_cast<size_t>(token) * d + 16 * g + 8 * h,
+                                             _mm256_mul_ps(byte_lane(v[x / 4], x % 4), _mm256_set1_ps(scale[token])));
+                        }
+                    });
+            });
     }
     static void expand_f16(Operand op, const uint8_t* tile, int d, float* out) {
         const uint16_t* row = reinterpret_cast<const uint16_t*>(tile);

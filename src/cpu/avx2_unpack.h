@@ -62,7 +62,8 @@ template <int Bits, class Use> [[gnu::always_inline]] inline void unpack(const u
     } else if constexpr (Bits == 4) {
         for (int i = 0; i < 8; i += 4) {
             const __m256i a = load(p + 32 * i), b = load(p + 32 * i + 64);
-            use(i, lookup(t.low, low_nibble(a)), lookup(t.low, high_nibble(a)), lookup(t.low, low_nibble(b)), lookup(t.low, high_nibble(b)));
+            use(i, lookup(t.low, low_nibble(a)), lookup(t.low, high_nibble(a)), lookup(t.low, low_nibble(b)),
+                lookup(t.low, high_nibble(b)));
         }
     } else if constexpr (Bits == 3) {
         // after & 0x77 both nibbles index directly
@@ -94,15 +95,16 @@ template <int Bits> [[gnu::always_inline]] inline __m256i last_unit(const uint8_
 }
 
 // One dim group of K. last: last_unit of the group before, becomes that of this group.
-template <int Bits, class Use> [[gnu::always_inline]] inline void unpack_k(const uint8_t* p, __m256i& last, const TrellisTable& t, Use use) {
+template <int Bits, class Use>
+[[gnu::always_inline]] inline void unpack_k(const uint8_t* p, __m256i& last, const TrellisTable& t, Use use) {
     __m256i x[4];
     if constexpr (Bits == 4) {
         __m256i v[4], low = low_nibble(last), high = high_nibble(last);
         for (int u = 0; u < 4; u++) {
-            last               = load(p + 64 * u);
-            const __m256i l    = low_nibble(last), h = high_nibble(last);
-            v[u]               = _mm256_add_epi8(lookup(t.unit[0], l), lookup(t.second, low));
-            x[u]               = _mm256_add_epi8(lookup(t.unit[0], h), lookup(t.second, high));
+            last            = load(p + 64 * u);
+            const __m256i l = low_nibble(last), h = high_nibble(last);
+            v[u] = _mm256_add_epi8(lookup(t.unit[0], l), lookup(t.second, low));
+            x[u] = _mm256_add_epi8(lookup(t.unit[0], h), lookup(t.second, high));
             low = l, high = h;
         }
         use(0, v[0], v[1], v[2], v[3]);
@@ -142,7 +144,9 @@ template <int Bits, class Use>
         return _mm256_inserti128_si256(_mm256_castsi128_si256(quarter(eight + 16)), quarter(p), 1);
     };
     if constexpr (Bits == 4) {
-        const auto first  = [&](__m256i x, __m256i last) { return _mm256_add_epi8(lookup(t.unit[0], low_nibble(x)), lookup(t.second, last)); };
+        const auto first = [&](__m256i x, __m256i last) {
+            return _mm256_add_epi8(lookup(t.unit[0], low_nibble(x)), lookup(t.second, last));
+        };
         const auto second = [&](__m256i x, __m256i last) {
             return _mm256_add_epi8(lookup(t.unit[0], high_nibble(x)), lookup(t.second, _mm256_srli_epi16(last, 4)));
         };
@@ -188,10 +192,12 @@ template <class C, class Use>
         __m256i last = last_unit<C::bits>(p);
         for (int n = 1; n <= groups; n++) { // group 0 last: it needs the last one
             const int g = n < groups ? n : 0;
-            if (g == 0) last = _mm256_or_si256(high_nibble(last), _mm256_slli_epi16(low_nibble(last), 4)); // a segment's halves are the nibbles
+            if (g == 0)
+                last = _mm256_or_si256(high_nibble(last), _mm256_slli_epi16(low_nibble(last), 4)); // a segment's halves are the nibbles
+            fetch_next<C, kGroup / 2>(tile + (static_cast<size_t>(block) * groups + n - 1) * (kGroup / 2), groups * 32);
             unpack_k<C::bits>(
-                p + g * kGroup, last, t,
-                [&](int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) { use(g, i, a, b, c, e); });
+                p + g * kGroup, last,
+                t, [&](int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) { use(g, i, a, b, c, e); });
         }
     } else {
         for (int g = 0; g < groups; g++, p += kGroup)
@@ -204,12 +210,14 @@ template <class C, class Use>
 template <class C, class Use>
 [[gnu::always_inline]] inline void walk_v(const uint8_t* tile, int g, int groups, int h, const Table<C>& t, Use use) {
     constexpr int  kTokens = C::bits * 64;
-    const uint8_t *p     = tile + static_cast<size_t>(g) * 2 * kTokens + 32 * h,
-                  *eight = h == 1 ? p - 32 : tile + static_cast<size_t>(part_before(g, groups, 1)) * 2 * kTokens + 32;
+    const uint8_t *p       = tile + static_cast<size_t>(g) * 2 * kTokens + 32 * h,
+                  *eight   = h == 1 ? p - 32 : tile + static_cast<size_t>(part_before(g, groups, 1)) * 2 * kTokens + 32;
     for (int s = 0; s < 2; s++, p += kTokens, eight += kTokens) {
         const auto v = [&](int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) { use(s, i, a, b, c, e); };
-        if constexpr (C::trellis) unpack_v<C::bits>(p, eight, h, t, v);
-        else unpack<C::bits>(p, t, v);
+        if constexpr (C::trellis) {
+            fetch_next<C, kTokens / 2>(tile + (static_cast<size_t>(g) * 4 + h * 2 + s) * (kTokens / 2), groups * 16);
+            unpack_v<C::bits>(p, eight, h, t, v);
+        } else unpack<C::bits>(p, t, v);
     }
 }
 

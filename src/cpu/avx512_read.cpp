@@ -115,8 +115,8 @@ struct Avx512 {
         if (op == Operand::K) {
             for (int block = 0; block < 4; block++, out += d * 16)
                 walk_k<C>(
-                    tile + static_cast<size_t>(block) * (d / 32) * C::bits * 64, d / 32, t,
-                    [&](int g, int i, __m512i v) __attribute__((always_inline)) { _mm512_storeu_si512(out + 512 * g + 64 * i, v); });
+                    tile + static_cast<size_t>(block) * (d / 32) * C::bits * 64, d / 32,
+                    t, [&](int g, int i, __m512i v) __attribute__((always_inline)) { _mm512_storeu_si512(out + 512 * g + 64 * i, v); });
         } else {
             for (int n = 0; n < d / 16; n++) {
                 const int g = nth_part<C>(n, d / 16, 1);

@@ -17,9 +17,9 @@ struct LevelTable {
     __m512i levels;
 };
 struct TrellisTable {
-    __m512i unit[4]; // by unit; V at 3 bits for VPSHUFB, one table per four dims
-    __m512i second;  // 4 bit
-    __m512i own[3];  // V at 3 bits, by plane: the positions of its unit
+    __m512i unit[4];   // by unit; V at 3 bits for VPSHUFB, one table per four dims
+    __m512i second;    // 4 bit
+    __m512i own[3];    // V at 3 bits, by plane: the positions of its unit
     __m512i before[3]; // and those of the predecessors
 };
 template <class C> using Table = std::conditional_t<C::trellis, TrellisTable, LevelTable>;
@@ -107,7 +107,8 @@ template <int Bits> [[gnu::always_inline]] inline __m512i last_unit(const uint8_
 }
 
 // One dim group of K. last: last_unit of the group before, becomes that of this group.
-template <int Bits, class Use> [[gnu::always_inline]] inline void unpack_k(const uint8_t* p, __m512i& last, const TrellisTable& t, Use use) {
+template <int Bits, class Use>
+[[gnu::always_inline]] inline void unpack_k(const uint8_t* p, __m512i& last, const TrellisTable& t, Use use) {
     const auto lookup = [](__m512i index, __m512i table) { return _mm512_permutexvar_epi8(index, table); };
     __m512i    x[4];
     if constexpr (Bits == 4) {
@@ -156,9 +157,9 @@ template <int Bits, class Use>
         __m512i x[4];
         for (int i = 0; i < 3; i++) {
             const __m512i now = load(p + 64 * i), last = four(now, i);
-            x[i]              = and_xor(_mm512_and_si512(last, t.before[i]), now, t.own[i]);
-            const __m512i e   = xor3(now, last, x[i]); // the positions that belong to unit 3, and to its predecessor
-            x[3]              = i == 0 ? e : _mm512_xor_si512(x[3], e);
+            x[i]            = and_xor(_mm512_and_si512(last, t.before[i]), now, t.own[i]);
+            const __m512i e = xor3(now, last, x[i]); // the positions that belong to unit 3, and to its predecessor
+            x[3]            = i == 0 ? e : _mm512_xor_si512(x[3], e);
         }
         for (int u = 0; u < 4; u++) {
             use(2 * u, _mm512_shuffle_epi8(t.unit[u], _mm512_and_si512(x[u], byte(15))));
@@ -186,6 +187,7 @@ template <class C, class Use> [[gnu::always_inline]] inline void walk_k(const ui
         for (int n = 1; n <= groups; n++) { // group 0 last: it needs the last one
             const int g = n < groups ? n : 0;
             if (g == 0) last = pick(0x0f, shr(last, 4), _mm512_slli_epi16(last, 4)); // a segment's halves are the nibbles
+            fetch_next<C, C::bits * 64>(p + (n - 1) * C::bits * 64, groups * 32);
             unpack_k<C::bits>(
                 p + g * C::bits * 64, last, t, [&](int i, __m512i v) __attribute__((always_inline)) { use(g, i, v); });
         }
@@ -199,12 +201,15 @@ template <class C, class Use> [[gnu::always_inline]] inline void walk_k(const ui
 // The tokens of dim group g of V, of `groups`: use(s, i, v_i) for vector i of the 32 tokens s.
 template <class C, class Use>
 [[gnu::always_inline]] inline void walk_v(const uint8_t* tile, int g, int groups, const Table<C>& t, Use use) {
-    constexpr int  kHalf = C::bits * 64;
-    const uint8_t *p = tile + static_cast<size_t>(g) * 2 * kHalf, *before = tile + static_cast<size_t>(part_before(g, groups, 1)) * 2 * kHalf;
+    constexpr int  kHalf  = C::bits * 64;
+    const uint8_t *p      = tile + static_cast<size_t>(g) * 2 * kHalf,
+                  *before = tile + static_cast<size_t>(part_before(g, groups, 1)) * 2 * kHalf;
     for (int s = 0; s < 2; s++) {
         const auto v = [&](int i, __m512i v) __attribute__((always_inline)) { use(s, i, v); };
-        if constexpr (C::trellis) unpack_v<C::bits>(p + s * kHalf, before + s * kHalf, t, v);
-        else unpack<C::bits>(p + s * kHalf, t.levels, v);
+        if constexpr (C::trellis) {
+            fetch_next<C, kHalf>(p + s * kHalf, groups * 16);
+            unpack_v<C::bits>(p + s * kHalf, before + s * kHalf, t, v);
+        } else unpack<C::bits>(p + s * kHalf, t.levels, v);
     }
 }
 

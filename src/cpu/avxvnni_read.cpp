@@ -33,22 +33,22 @@ struct AvxVnni : Avx2 {
     template <class C, int R> static void weigh_of(const uint8_t* tile, int d, const uint8_t* w8, const float* step, float* o) {
         static const Table<C> table = make_table<C>(Operand::V, 0);
         const Table<C>        t     = table;
-        const auto half = [&](int g, int h) __attribute__((always_inline)) { // eight dims
+        const auto            half  = [&](int g, int h) __attribute__((always_inline)) { // eight dims
             __m256i acc[R];
             for (int r = 0; r < R; r++) acc[r] = _mm256_setzero_si256();
             walk_v<C>(
                 tile, g, d / 16, h, t, [&](int s, int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) {
-                    for (int r = 0; r < R; r++) {
-                        const uint8_t* x = w8 + r * kTileTokens + 32 * s + 4 * i;
-                        acc[r]           = _mm256_dpbusd_avx_epi32(acc[r], spread(x), a);
-                        acc[r]           = _mm256_dpbusd_avx_epi32(acc[r], spread(x + 4), b);
-                        acc[r]           = _mm256_dpbusd_avx_epi32(acc[r], spread(x + 8), c);
-                        acc[r]           = _mm256_dpbusd_avx_epi32(acc[r], spread(x + 12), e);
+                                for (int r = 0; r < R; r++) {
+                                    const uint8_t* x = w8 + r * kTileTokens + 32 * s + 4 * i;
+                                    acc[r]           = _mm256_dpbusd_avx_epi32(acc[r], spread(x), a);
+                                    acc[r]           = _mm256_dpbusd_avx_epi32(acc[r], spread(x + 4), b);
+                                    acc[r]           = _mm256_dpbusd_avx_epi32(acc[r], spread(x + 8), c);
+                                    acc[r]           = _mm256_dpbusd_avx_epi32(acc[r], spread(x + 12), e);
                     }
                 });
             for (int r = 0; r < R; r++) {
-                float* at = o + static_cast<size_t>(r) * d + 16 * g + 8 * h;
-                _mm256_storeu_ps(at, _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc[r]), _mm256_set1_ps(step[r]), _mm256_loadu_ps(at)));
+                            float* at = o + static_cast<size_t>(r) * d + 16 * g + 8 * h;
+                            _mm256_storeu_ps(at, _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc[r]), _mm256_set1_ps(step[r]), _mm256_loadu_ps(at)));
             }
         };
         each_half<C>(d / 16, half);

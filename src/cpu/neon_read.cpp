@@ -55,7 +55,8 @@ struct Neon {
             int32x4_t acc[R];
             for (int r = 0; r < R; r++) acc[r] = vdupq_n_s32(0);
             walk_k<C>(
-                tile, block, d / 32, t, [&](int g, int i, uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t e) __attribute__((always_inline)) {
+                tile, block, d / 32,
+                t, [&](int g, int i, uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t e) __attribute__((always_inline)) {
                     for (int r = 0; r < R; r++) {
                         const int8x16_t q = vld1q_s8(op.q[r] + 32 * g + 4 * i);
                         acc[r]            = dot(dot(dot(dot(acc[r], a, q, 0), b, q, 1), c, q, 2), e, q, 3);
@@ -92,7 +93,8 @@ struct Neon {
             int32x4_t acc[R];
             for (int r = 0; r < R; r++) acc[r] = vdupq_n_s32(minus[r]);
             walk_v<C>(
-                tile, quarter, d / 4, t, [&](int s, int i, uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t e) __attribute__((always_inline)) {
+                tile, quarter, d / 4,
+                t, [&](int s, int i, uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t e) __attribute__((always_inline)) {
                     for (int r = 0; r < R; r++) {
                         const uint8x16_t w = vld1q_u8(w8 + r * kTileTokens + 32 * s + 4 * i);
                         acc[r]             = dot(dot(dot(dot(acc[r], a, w, 0), b, w, 1), c, w, 2), e, w, 3);
@@ -151,7 +153,8 @@ struct Neon {
             for (int block = 0; block < 16; block++) {
                 uint8_t* const at = out + static_cast<size_t>(block / 4) * d * 16 + block % 4 * 16;
                 walk_k<C>(
-                    tile, block, d / 32, t, [&](int g, int i, uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t e) __attribute__((always_inline)) {
+                    tile, block, d / 32,
+                    t, [&](int g, int i, uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t e) __attribute__((always_inline)) {
                         put(at + 512 * g + 64 * i, a, b, c, e);
                     });
             }
@@ -160,7 +163,8 @@ struct Neon {
                 const int      quarter = nth_part<C>(n, d / 4, 4);
                 uint8_t* const at      = out + static_cast<size_t>(quarter / 4) * 1024 + quarter % 4 * 16;
                 walk_v<C>(
-                    tile, quarter, d / 4, t, [&](int s, int i, uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t e) __attribute__((always_inline)) {
+                    tile, quarter, d / 4,
+                    t, [&](int s, int i, uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t e) __attribute__((always_inline)) {
                         put(at + 512 * s + 64 * i, a, b, c, e);
                     });
             }
@@ -187,7 +191,8 @@ struct Neon {
         for (int block = 0; block < 16; block++) {
             const float32x4_t s = vmulq_n_f32(vld1q_f32(scale + 4 * block), unit_of(f));
             walk_k<C>(
-                tile, block, d / 32, t, [&](int g, int i, uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t e) __attribute__((always_inline)) {
+                tile, block, d / 32,
+                t, [&](int g, int i, uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t e) __attribute__((always_inline)) {
                     const uint8x16_t v[4] = {a, b, c, e};
                     for (int x = 0; x < 16; x++)
                         vst1q_f32(out + static_cast<size_t>(32 * g + 4 * i + x) * kTileTokens + 4 * block,
@@ -204,11 +209,13 @@ struct Neon {
         for (int n = 0; n < d / 4; n++) {
             const int quarter = nth_part<C>(n, d / 4, 4);
             walk_v<C>(
-                tile, quarter, d / 4, t, [&](int s, int i, uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t e) __attribute__((always_inline)) {
+                tile, quarter, d / 4,
+                t, [&](int s, int i, uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t e) __attribute__((always_inline)) {
                     const uint8x16_t v[4] = {a, b, c, e};
                     for (int x = 0; x < 16; x++) {
                         const int token = 32 * s + 4 * i + x;
-                        vst1q_f32(out + static_cast<size_t>(token) * d + 4 * quarter, vmulq_n_f32(byte_lane(v[x / 4], x % 4), scale[token]));
+                        vst1q_f32(out + static_cast<size_t>(token) * d + 4 * quarter,
+                                  vmulq_n_f32(byte_lane(v[x / 4], x % 4), scale[token]));
                     }
                 });
         }

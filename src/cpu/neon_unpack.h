@@ -58,7 +58,8 @@ template <int Bits, class Use> [[gnu::always_inline]] inline void unpack(const u
     } else if constexpr (Bits == 4) {
         for (int i = 0; i < 8; i += 4) {
             const uint8x16_t a = vld1q_u8(p + 32 * i), b = vld1q_u8(p + 32 * i + 64);
-            use(i, lookup(t.low, low_nibble(a)), lookup(t.low, high_nibble(a)), lookup(t.low, low_nibble(b)), lookup(t.low, high_nibble(b)));
+            use(i, lookup(t.low, low_nibble(a)), lookup(t.low, high_nibble(a)), lookup(t.low, low_nibble(b)),
+                lookup(t.low, high_nibble(b)));
         }
     } else if constexpr (Bits == 3) {
         const uint8x16_t a = vld1q_u8(p), b = vld1q_u8(p + 64), c = vld1q_u8(p + 128);
@@ -127,9 +128,8 @@ template <int Bits, class Use>
 }
 
 // 32 tokens of quarter q of a dim group of V. four, eight: the quarters with the dims four and eight before, planes 64 bytes apart, too.
-template <int Bits, class Use>
-[[gnu::always_inline]] inline void unpack_v(const uint8_t* p, const uint8_t* four, const uint8_t* eight, int q, const TrellisTable& t,
-                                            Use use) {
+template <int Bits, class Use> [[gnu::always_inline]] inline void unpack_v(const uint8_t* p, const uint8_t* four, const uint8_t* eight,
+                                                                           int q, const TrellisTable& t, Use use) {
     const uint8x16_t* const unit = Bits == 3 ? t.unit + q : t.unit;
     if constexpr (Bits == 4) {
         for (int u = 0; u < 4; u += 2) {
@@ -144,7 +144,7 @@ template <int Bits, class Use>
     if constexpr (Bits == 3) {
         for (int i = 0; i < 3; i++) {
             const uint8x16_t now = vld1q_u8(p + 64 * i), last = vld1q_u8(four + 64 * i);
-            const auto       at  = [&](int phase) { return byte(0x11 << phase % 4); };
+            const auto       at = [&](int phase) { return byte(0x11 << phase % 4); };
             // the positions that belong to unit 3, and to its predecessor
             const uint8x16_t e = veorq_u8(vandq_u8(now, at(i + q)), vandq_u8(last, at(i + q + 3)));
             x[i]               = veorq_u8(veorq_u8(now, last), e);
@@ -176,15 +176,18 @@ template <class C, class Use>
         for (int n = 1; n <= groups; n++) { // group 0 last: it needs the last one
             const int g = n < groups ? n : 0;
             if (g == 0) last = vsliq_n_u8(high_nibble(last), last, 4); // a segment's halves are the nibbles
+            fetch_next<C, kGroup / 4>(tile + (static_cast<size_t>(block) * groups + n - 1) * (kGroup / 4), groups * 32);
             unpack_k<C::bits>(
-                p + g * kGroup, last, t,
-                [&](int i, uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t e) __attribute__((always_inline)) { use(g, i, a, b, c, e); });
+                p + g * kGroup, last, t, [&](int i, uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t e) __attribute__((always_inline)) {
+                    use(g, i, a, b, c, e);
+                });
         }
     } else {
         for (int g = 0; g < groups; g++, p += kGroup)
             unpack<C::bits>(
-                p, t,
-                [&](int i, uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t e) __attribute__((always_inline)) { use(g, i, a, b, c, e); });
+                p, t, [&](int i, uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t e) __attribute__((always_inline)) {
+                    use(g, i, a, b, c, e);
+                });
     }
 }
 
@@ -196,10 +199,13 @@ template <class C, class Use>
     const int      before  = part_before(quarter, quarters, 4);
     const uint8_t *p = place(quarter), *four = place(before), *eight = place(part_before(before, quarters, 4));
     for (int s = 0; s < 2; s++, p += kTokens, four += kTokens, eight += kTokens) {
-        const auto v = [&](int i, uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t e)
-                           __attribute__((always_inline)) { use(s, i, a, b, c, e); };
-        if constexpr (C::trellis) unpack_v<C::bits>(p, four, eight, quarter % 4, t, v);
-        else unpack<C::bits>(p, t, v);
+        const auto v = [&](int i, uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t e) __attribute__((always_inline)) {
+            use(s, i, a, b, c, e);
+        };
+        if constexpr (C::trellis) {
+            fetch_next<C, kTokens / 4>(tile + (static_cast<size_t>(quarter) * 2 + s) * (kTokens / 4), quarters * 4);
+            unpack_v<C::bits>(p, four, eight, quarter % 4, t, v);
+        } else unpack<C::bits>(p, t, v);
     }
 }
 
