@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include "bench/machine.h"
+#include "calibration.h"
 #include "commands.h"
 #include "cpu/kernel_table.h"
 #include "demo_footnote.h"
@@ -20,29 +21,39 @@ namespace {
 
 constexpr int          kCtx = 512, kChunks = 4;
 constexpr int          kDecodeFrom = 256; // the unscored half of a chunk goes in as a batch: a demonstration must be short
-constexpr const char*  kCaches     = "f16,q8_0,q4_0,turbo4,turbo3,turbo2";
+constexpr const char*  kCaches     = "f16,q8_0,q4_0,turbo4,turbo3,turbo2,auto";
 const std::vector<int> kDepths     = {0, 2048, 8192};
+
+// The default with a profile of this model in place of a mean alone.
+CacheChoice profiled(const std::string& file) {
+    CacheChoice c  = parse_cache("auto");
+    c.name         = "auto+profile";
+    c.spec.profile = file;
+    return c;
+}
 
 } // namespace
 
 int run_demo(const DemoOptions& o) {
-    int                            threads   = thread_count(o.threads);
-    const std::string              path      = model_path(o.model);
-    const std::string              text_file = o.text.empty() ? demo_text() : o.text;
-    const std::string              text      = read_text(text_file);
-    const std::vector<CacheChoice> caches    = parse_cache_list(kCaches);
-    OutputFile                     out(o.output);
+    int                      threads   = thread_count(o.threads);
+    const std::string        path      = model_path(o.model);
+    const std::string        text_file = o.text.empty() ? demo_text() : o.text;
+    const std::string        text      = read_text(text_file);
+    std::vector<CacheChoice> caches    = parse_cache_list(kCaches);
+    OutputFile               out(o.output);
     start_engine({.adapter = o.adapter, .need_adapter = true, .verbose = o.verbose});
 
     DemoFigures figures;
-    figures.caches = caches;
-    Json about;
+    Json        about;
     {
         const Model exact(unquantized_model(path, threads, say));
         const Model quick(path);
         if (o.threads == 0) threads = pick_threads(exact, threads);
-        std::vector<Token> tokens = exact.tokenize(text);
-        QualityPlan        quality;
+        std::vector<Token> tokens  = exact.tokenize(text);
+        const std::string  profile = profile_in_cache(exact, path, text_file, tokens, size_t{kCtx} * kChunks, threads);
+        if (!profile.empty()) caches.push_back(profiled(profile));
+        figures.caches = caches;
+        QualityPlan quality;
         quality.candidates  = caches;
         quality.paths       = {"batched", "decode"};
         quality.chunks      = cut_chunks(tokens, kCtx, kChunks, exact.bos(), text_file);
@@ -61,6 +72,7 @@ int run_demo(const DemoOptions& o) {
         about          = {{"model", path},
                           {"weights", exact.path()},
                           {"text", text_file},
+                          {"profile", profile},
                           {"ctx", kCtx},
                           {"chunks", kChunks},
                           {"decode_from", kDecodeFrom},

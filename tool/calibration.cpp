@@ -1,0 +1,127 @@
+#include "calibration.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include <fmt/format.h>
+
+#include "cache/calibrate.h"
+#include "commands.h"
+#include "engine_llama_rows.h"
+#include "errors.h"
+#include "install_paths.h"
+#include "model_file.h"
+#include "output.h"
+#include "text.h"
+
+namespace tightkv::tool {
+
+namespace {
+
+constexpr int kSkip = 4; // the first tokens of a text are unlike all others: everything attends to them
+
+// Every decode() is one chunk from its beginning, so the first rows are those of the first positions.
+class Listener : public RowObserver {
+public:
+    void keys_values(const WrittenRows& w) override {
+        statistics.add_rows(w.layer, w.operand == Operand::key ? tightkv::Operand::K : tightkv::Operand::V, w.head_dim, w.n_kv_heads,
+                            w.rows.subspan(static_cast<size_t>(kSkip * w.n_kv_heads * w.head_dim)));
+    }
+    void queries(const QueryRows& q) override {
+        statistics.add_queries(q.layer, q.head_dim, q.n_heads, q.n_kv_heads,
+                               q.rows.subspan(static_cast<size_t>(kSkip * q.n_heads * q.head_dim)));
+        if (q.rope) statistics.set_rope(q.layer, *q.rope);
+        else extensible = false;
+    }
+
+    Calibration statistics;
+    bool        extensible = true;
+};
+
+// False: interrupted.
+bool listen(const Model& model, const std::vector<std::vector<Token>>& chunks, int threads, Listener& listener, Progress& progress) {
+    const int               n = static_cast<int>(chunks.front().size());
+    Context                 context(model, {.name = "f16", .stock = true, .spec = {}},
+                                    {.tokens = n, .batch = n, .outputs = 1, .threads = threads, .observer = &listener});
+    std::vector<BatchToken> batch;
+    for (const std::vector<Token>& chunk : chunks) {
+        batch.clear();
+        for (int i = 0; i < n; i++) batch.push_back({chunk[static_cast<size_t>(i)], i, 0, i == n - 1});
+        context.clear();
+        if (!context.decode(batch)) return false;
+        progress.advance(n);
+    }
+    return true;
+}
+
+void set_norms(Profile& p, const std::string& path) {
+    std::vector<int> blocks;
+    for (const LayerProfile& l : p.layers) blocks.push_back(l.block);
+    const std::vector<uint64_t> norms = norms_of(path, blocks);
+    for (size_t i = 0; i < norms.size(); i++) p.layers[i].norm = norms[i];
+}
+
+// For people, in one line of any file name.
+std::string described(const std::string& text_file, size_t tokens, int chunk, int64_t positions) {
+    std::string name = std::filesystem::path(text_file).filename().string();
+    std::replace_if(
+        name.begin(), name.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
+    return fmt::format("{}, {} tokens in chunks of {}, for positions up to {}, by tightkv {}", name, tokens, chunk, positions,
+                       TIGHTKV_VERSION);
+}
+
+bool belongs_to(const Model& model, const std::string& file) {
+    CacheChoice c{.name = file, .stock = false, .spec = {}};
+    c.spec.profile = file;
+    try {
+        require_profile(model, c);
+        return true;
+    } catch (const Failure&) {
+        return false;
+    } // damaged, or of a model that had this name before
+}
+
+} // namespace
+
+bool calibrate(const Model& model, const CalibrationPlan& plan, Progress& progress, Profile& out) {
+    Listener  listener;
+    Profile   profile;
+    int64_t   positions = plan.positions;
+    const int chunk     = static_cast<int>(plan.chunks.front().size());
+    progress.stage("listening to the model");
+    if (!listen(model, plan.chunks, plan.threads, listener, progress)) return false;
+    progress.stage("solving");
+    if (!listener.extensible && positions > chunk) {
+        progress.clear();
+        say(fmt::format("the position encoding of this model is of a kind that cannot be extended: calibrated for positions up to {}",
+                        chunk));
+        positions = chunk;
+    }
+    if (const Status s = listener.statistics.solve(positions - chunk + 1, profile); !s.ok())
+        throw failure(fmt::format("{} cannot be calibrated on {}: {}", plan.model_path, plan.text_file, s.message()));
+    profile.architecture = architecture_of(plan.model_path);
+    profile.made_from    = described(plan.text_file, plan.chunks.size() * static_cast<size_t>(chunk), chunk, positions);
+    set_norms(profile, plan.model_path);
+    out = std::move(profile);
+    return true;
+}
+
+std::string profile_in_cache(const Model& model, const std::string& model_path, const std::string& text_file,
+                             const std::vector<Token>& tokens, size_t skip, int threads) {
+    namespace fs        = std::filesystem;
+    const fs::path file = fs::path(cache_folder()) / "models" / (fs::path(model_path).stem().string() + ".tkv");
+    if (fs::exists(file) && belongs_to(model, file.string())) return file.string();
+    const int chunk = std::min(kCalibrationChunk, model.n_ctx_train());
+    if (tokens.size() < skip) throw failure(fmt::format("text {} is too short to calibrate on", text_file));
+    const std::vector<Token> rest(tokens.begin() + static_cast<ptrdiff_t>(skip), tokens.end());
+    const auto               chunks = cut_chunks(rest, chunk, kCalibrationTokens / chunk, model.bos(), text_file);
+    Progress                 progress(static_cast<double>(chunks.size()) * chunk);
+    Profile                  made;
+    if (!calibrate(model, {model_path, text_file, chunks, std::min<int64_t>(2048, model.n_ctx_train()), threads}, progress, made))
+        return {};
+    fs::create_directories(file.parent_path());
+    if (const Status s = made.save(file.string()); !s.ok()) throw failure(s.message());
+    return file.string();
+}
+
+} // namespace tightkv::tool
