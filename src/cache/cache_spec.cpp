@@ -54,10 +54,9 @@ Status parse_boundary(std::string_view word, size_t pos, FormatId& id, int& n) {
 }
 
 Status parse_file(std::string_view word, size_t pos, std::string& name) {
-    if (word == "auto") return at(pos, "profile 'auto' is not in this version", StatusCode::kUnsupported);
     const bool quote = word.size() > 1 && word.front() == '"' && word.back() == '"';
     if (quote) word = word.substr(1, word.size() - 2);
-    if (word.empty()) return at(pos, "a file name is missing");
+    if (word.empty()) return at(pos, "a file name is missing; accepted: FILE, \"FILE\" or auto");
     for (const char c : word)
         if (c == '"' || static_cast<unsigned char>(c) < 0x20)
             return at(pos, "a file name with quotes or control characters cannot be given; accepted: FILE or \"FILE\"");
@@ -100,6 +99,7 @@ Status parse_part(std::string_view part, size_t pos, CacheSpec& spec, Seen& seen
     }
     if (key == "profile") {
         if (Status s = once(seen.profile); !s.ok()) return s;
+        if (value == "auto") return spec.self_profile = true, Status{};
         return parse_file(value, vpos, spec.profile);
     }
     return at(pos, "unknown part " + quoted(key) + "; " + kWords);
@@ -158,6 +158,7 @@ std::string CacheSpec::to_string() const {
         const bool quote = profile == "auto" || profile.find(':') != std::string::npos;
         s += ":profile=" + (quote ? '"' + profile + '"' : profile);
     }
+    if (self_profile) s += ":profile=auto";
     return s;
 }
 

@@ -2,12 +2,13 @@
 //
 //   spec   = "auto" | format | part (":" part)*          e.g. turbo3   k=turbo4:v=turbo3   k=turbo4:v=turbo3:first=f16x2:last=turbo8x2
 //   part   = "k=" format | "v=" format | "first=" format "x" count | "last=" format "x" count
-//          | "sink=" count | "window=" count | "mean=" tokens | "sparse_v=" threshold | "profile=" file
+//          | "sink=" count | "window=" count | "mean=" tokens | "sparse_v=" threshold | "profile=" ( file | "auto" )
 // first/last name the format of K and V of boundary layers, counted over the layers that have a KV cache.
 // sparse_v: values of a tile are left out when every weight in it is below this part of the largest one so far; 0 turns that off.
 // sink/window: rows kept in f16 beside the codes, the first positions of every sequence and the newest rows (exact_rows.h).
 // mean: the mean of the keys is measured on this many tokens and taken off from then on (self_calibration.h); 0: none.
 // profile: a file that `tightkv calibrate` wrote (cache/profile.h); in double quotes where its name holds a ':' or is auto.
+// profile=auto: the llama.cpp adapter makes the profile itself, of the first tokens of its own run (ggml/self_profile.h).
 // auto: kAutoSpec, the best that needs no profile within 3.6 bits per value at 2048 cells (docs/quality.md has the measurement).
 #pragma once
 #include <string>
@@ -32,7 +33,8 @@ struct CacheSpec {
     int      mean     = 0;
     float    sparse_v = kDefaultSparseV;
 
-    std::string profile; // file name; empty: none
+    std::string profile;              // file name; empty: none
+    bool        self_profile = false; // profile=auto
 
     // Format of layer `index` among `n_layers` layers with a KV cache.
     FormatId k_of(int index, int n_layers) const { return boundary(index, n_layers, k); }

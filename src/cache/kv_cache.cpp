@@ -36,6 +36,9 @@ Status KvCache::create(const CacheSpec& spec, const CacheShape& s, std::unique_p
         return unsupported(
             "sink=, window= and mean= need the positions of tokens and the order of writing, which this interface does not take; "
             "the llama.cpp adapter knows them");
+    if (spec.self_profile)
+        return unsupported("profile=auto needs the queries of a model's attention, which this interface does not see; accepted here: "
+                           "profile=FILE of tightkv calibrate. The llama.cpp adapter takes profile=auto");
     std::unique_ptr<Profile> profile;
     if (Status e = load_profile(spec, s, profile); !e.ok()) return e;
     auto cache        = std::make_unique<KvCache>();

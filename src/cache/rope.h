@@ -1,5 +1,6 @@
 // How positions turn keys and queries: rotary position embedding as frequencies.
 #pragma once
+#include <span>
 #include <vector>
 
 namespace tightkv {
@@ -8,5 +9,10 @@ struct Rope {
     std::vector<double> frequencies;    // radians per position, one per pair of coordinates; empty: not at all
     bool                halves = false; // pair i of n is (i, i + n), else (2i, 2i + 1)
 };
+
+// The usual frequencies, as ggml computes them. factors: divide them one by one, or empty. ramp: the pairs between which YaRN goes from
+// unscaled to scaled frequencies, of no account where ext_factor is 0; its mixture of two frequencies is a frequency.
+std::vector<double> rope_frequencies(int n_dims, float base, float scale, float ext_factor, const float (&ramp)[2],
+                                     std::span<const float> factors);
 
 } // namespace tightkv

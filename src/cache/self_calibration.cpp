@@ -8,9 +8,8 @@
 namespace tightkv {
 
 void SelfCalibration::observe(const TileStore& store, int stream, int64_t cell, int32_t position, const float* row) {
-    const size_t n           = static_cast<size_t>(store.shape().n_kv_heads) * static_cast<size_t>(store.shape().head_dim);
-    kept_[key(stream, cell)] = {stream, cell, {row, row + n}};
-    cells_                   = std::max(cells_, cell + 1);
+    const size_t n = static_cast<size_t>(store.shape().n_kv_heads) * static_cast<size_t>(store.shape().head_dim);
+    kept_.keep(stream, cell, row, n);
     if (position >= 0 && position < kLeftOut) return;
     if (!std::all_of(row, row + n, [](float x) { return std::isfinite(x); })) return;
     sum_.resize(n);
@@ -20,10 +19,7 @@ void SelfCalibration::observe(const TileStore& store, int stream, int64_t cell, 
     counted_in_[static_cast<size_t>(stream)]++;
 }
 
-void SelfCalibration::written(int stream, int64_t cell) {
-    kept_.erase(key(stream, cell));
-    cells_ = std::max(cells_, cell + 1);
-}
+void SelfCalibration::written(int stream, int64_t cell) { kept_.written(stream, cell); }
 
 bool SelfCalibration::update(TileStore& store) {
     const int64_t most = counted_in_.empty() ? 0 : *std::max_element(counted_in_.begin(), counted_in_.end());
@@ -35,18 +31,12 @@ bool SelfCalibration::update(TileStore& store) {
         for (size_t i = 0; i < d; i++) mean[i] = static_cast<float>(sum_[at + i] / static_cast<double>(counted_));
         transforms.push_back(std::make_shared<const Transform>(store.transform(static_cast<int>(at / d)).with_mean(std::move(mean))));
     }
-    store.recode(std::move(transforms), cells_);
-    for (const auto& [_, kept] : kept_) // those of this batch, too: they are about to be written once more
-        for (int h = 0; h < store.shape().n_kv_heads; h++)
-            (void)store.write(kept.stream, h, kept.cell, kept.row.data() + static_cast<size_t>(h) * d);
+    kept_.recode(store, std::move(transforms)); // rows of this batch, too: they are about to be written once more
     if (most >= wanted_) *this = SelfCalibration(0);
     else next_ = std::min(2 * most, wanted_);
     return true;
 }
 
-void SelfCalibration::clear() {
-    kept_.clear();
-    cells_ = 0;
-}
+void SelfCalibration::clear() { kept_.clear(); }
 
 } // namespace tightkv

@@ -6,9 +6,9 @@
 // Softmax does not see what is common to all keys of a head: taking it off changes nothing but the size of what has to be coded.
 #pragma once
 #include <cstdint>
-#include <unordered_map>
 #include <vector>
 
+#include "cache/kept_rows.h"
 #include "cache/tile_store.h"
 
 namespace tightkv {
@@ -33,19 +33,12 @@ public:
     void clear();
 
 private:
-    struct Kept { // [n_kv_heads * head_dim]; the last row of a cell that was observed
-        int                stream;
-        int64_t            cell;
-        std::vector<float> row;
-    };
-    static uint64_t key(int stream, int64_t cell) { return static_cast<uint64_t>(stream) << 32 | static_cast<uint64_t>(cell); }
-
-    int64_t                            wanted_; // 0: done
-    int64_t                            next_;   // tokens of a stream at which the mean is taken next
-    int64_t                            counted_ = 0, cells_ = 0;
-    std::vector<int64_t>               counted_in_; // [stream]
-    std::vector<double>                sum_;        // [n_kv_heads * head_dim]
-    std::unordered_map<uint64_t, Kept> kept_;
+    int64_t              wanted_; // 0: done
+    int64_t              next_;   // tokens of a stream at which the mean is taken next
+    int64_t              counted_ = 0;
+    std::vector<int64_t> counted_in_; // [stream]
+    std::vector<double>  sum_;        // [n_kv_heads * head_dim]
+    KeptRows             kept_;
 };
 
 } // namespace tightkv

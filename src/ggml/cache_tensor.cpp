@@ -8,6 +8,8 @@
 #include "base/half.h"
 #include "ggml/exact_cache.h"
 #include "ggml/kv_buffer.h"
+#include "ggml/model_profile.h"
+#include "ggml/self_profile.h"
 #include "ggml/stats.h"
 
 namespace tightkv {
@@ -30,8 +32,8 @@ int64_t likely_head_dim(int64_t n_embd) {
 } // namespace
 
 CacheTensor::CacheTensor(const ggml_tensor* t, Operand op, const TensorPlan& plan)
-    : n_embd_(t->ne[0]), n_cells_(t->ne[1]), n_streams_(t->ne[2] * t->ne[3]), address_(t->data), name_(t->name), operand_(op), plan_(plan),
-      calibration_(op == Operand::K && plan.format.transformed() ? plan.mean_tokens : 0) {}
+    : n_embd_(t->ne[0]), n_cells_(t->ne[1]), n_streams_(t->ne[2] * t->ne[3]), address_(t->data), name_(t->name), block_(block_of(t)),
+      operand_(op), plan_(plan), calibration_(op == Operand::K && plan.format.transformed() ? plan.mean_tokens : 0) {}
 
 CacheTensor::~CacheTensor() { drop_stores(); }
 
@@ -100,8 +102,7 @@ Status CacheTensor::make_store(const StoreShape& shape, std::unique_ptr<TileStor
         say_once(s.message() + ": it goes on without the profile");
         return {};
     }
-    // Means of values are for caches with sink rows: the first token's value is small, and minus the mean it is not.
-    out->set_transforms(profile_->transforms(*layer_, operand_, operand_ == Operand::K || plan_.sinks));
+    out->set_transforms(profile_->transforms(*layer_, operand_, takes_means()));
     return {};
 }
 
@@ -211,7 +212,7 @@ void CacheTensor::write(size_t offset, const void* src, size_t size) {
             exact_->write_canonical(c.stream, c.head, slot, reinterpret_cast<const uint8_t*>(half));
         if (auto* offer = exact_ ? plan_.exact->offered(*this, c.stream, c.cell) : nullptr)
             std::copy_n(half, head_dim(), offer->row.begin() + static_cast<ptrdiff_t>(c.head) * head_dim());
-        if (calibrating()) calibration_.written(c.stream, c.cell);
+        written(c);
         at += n;
         stats().rows_written++;
     }
@@ -234,12 +235,25 @@ void CacheTensor::restore(size_t offset, const void* src, size_t size) {
 
 void CacheTensor::write_copy(const Cell& c, const uint8_t* canonical) {
     store_->write_canonical(c.stream, c.head, c.cell, canonical);
+    written(c);
+}
+
+void CacheTensor::written(const Cell& c) {
     if (calibrating()) calibration_.written(c.stream, c.cell);
+    if (collector()) kept_.written(c.stream, c.cell);
+}
+
+SelfProfile* CacheTensor::collector() const { return plan_.self_profile && !plan_.self_profile->done() ? plan_.self_profile : nullptr; }
+
+void CacheTensor::use_self_profile(std::vector<std::shared_ptr<const Transform>> transforms) {
+    kept_.recode(*store_, std::move(transforms));
+    calibration_ = SelfCalibration(0);
 }
 
 void CacheTensor::clear() {
     if (store_) store_->clear();
     calibration_.clear();
+    kept_.clear();
 }
 
 int CacheTensor::exact_slot(const Cell& c) const { return exact_ ? plan_.exact->slot_of(c.stream, c.cell) : -1; }

@@ -14,14 +14,18 @@ namespace {
 
 // The positions of the tokens whose keys a node writes: the I32 input of the ROPE node that made them. Null where there is none.
 const ggml_tensor* positions_of(const ggml_tensor* write) {
-    const ggml_tensor* t = write->src[0];
-    for (int depth = 0; t && depth < 16; depth++, t = t->src[0])
-        if (t->op == GGML_OP_ROPE)
-            return t->src[1] && t->src[1]->type == GGML_TYPE_I32 && t->src[1]->op == GGML_OP_NONE ? t->src[1] : nullptr;
-    return nullptr;
+    const ggml_tensor* rope = rope_of_keys(write);
+    return rope && rope->src[1] && rope->src[1]->type == GGML_TYPE_I32 && rope->src[1]->op == GGML_OP_NONE ? rope->src[1] : nullptr;
 }
 
 } // namespace
+
+const ggml_tensor* rope_of_keys(const ggml_tensor* write) {
+    const ggml_tensor* t = write->src[0];
+    for (int depth = 0; t && depth < 16; depth++, t = t->src[0])
+        if (t->op == GGML_OP_ROPE) return t;
+    return nullptr;
+}
 
 ExactCache::ExactCache(const CacheSpec& spec, int n_streams, int64_t n_cells)
     : spec_(spec), n_streams_(n_streams), n_cells_(n_cells), ledger_(spec.sink, spec.window, n_streams, n_cells) {}
@@ -52,9 +56,9 @@ bool ExactCache::read_tokens(std::span<ggml_tensor* const> writes) {
     return true;
 }
 
-void ExactCache::begin_graph(std::span<ggml_tensor* const> writes, std::span<CacheTensor* const> tensors) {
+bool ExactCache::begin_graph(std::span<ggml_tensor* const> writes, std::span<CacheTensor* const> tensors) {
     n_masks_ = 0;
-    if (continues_batch(writes)) return;
+    if (continues_batch(writes)) return false;
     written_.clear();
     for (const ggml_tensor* w : writes) written_.push_back(cache_of(w));
     batch_k_.owner = batch_v_.owner = nullptr;
@@ -63,12 +67,13 @@ void ExactCache::begin_graph(std::span<ggml_tensor* const> writes, std::span<Cac
         say_once("this graph does not say beforehand which cells it writes: its rows are kept as codes only");
         tokens_.clear();
         ledger_.clear();
-        return;
+        return true;
     }
     if (spec_.sink > 0 && tokens_.front().position < 0)
         say_once("sink= needs the positions of tokens, which this model's graph does not have (no rotary embedding of the keys): no row is "
                  "kept as a sink");
     ledger_.begin_batch(tokens_);
+    return true;
 }
 
 // The host may compute a graph in parts. Then other tensors are written for the same tokens.

@@ -16,12 +16,16 @@ namespace tightkv {
 
 class CacheTensor;
 
+// The ROPE node that made the keys which a SET_ROWS node writes. Null where there is none.
+const ggml_tensor* rope_of_keys(const ggml_tensor* write);
+
 class ExactCache {
 public:
     ExactCache(const CacheSpec& spec, int n_streams, int64_t n_cells);
 
-    // A graph is about to run. writes: its SET_ROWS nodes on this buffer, at least one; tensors: all compressed ones of it.
-    void begin_graph(std::span<ggml_tensor* const> writes, std::span<CacheTensor* const> tensors);
+    // A graph is about to run. writes: its SET_ROWS nodes on this buffer, at least one; tensors: all compressed ones of it. True: with it
+    // a batch begins; false: it goes on with the tokens of the graph before.
+    bool begin_graph(std::span<ggml_tensor* const> writes, std::span<CacheTensor* const> tensors);
     // One thread, before the rows of a SET_ROWS node are written.
     void prepare_write(CacheTensor& c, const ggml_tensor* rows);
     // Row i of the node, one KV head: x as the host would keep it. Different (row, head) may be written at the same time.
@@ -47,6 +51,8 @@ public:
     size_t offers(const CacheTensor& c) const;
     void   clear();
 
+    // Of the batch; 0 where the graph does not say what it writes.
+    size_t n_tokens() const { return tokens_.size(); }
     // Of the batch: position of token i, -1 where the graph does not say.
     int32_t position(size_t i) const { return i < tokens_.size() ? tokens_[i].position : -1; }
     // Rows at the ends of what is restored that would be exact: as many as there are slots, so that saving it again finds them all.

@@ -9,6 +9,7 @@
 #include "ggml/exact_cache.h"
 #include "ggml/guard.h"
 #include "ggml/hooks.h"
+#include "ggml/self_profile.h"
 #include "ggml/stats.h"
 
 namespace tightkv {
@@ -197,6 +198,10 @@ public:
         }
     }
 
+    void make_profiles() const { // the graph has run, to its end
+        for (const Collector& c : collectors_) c.profile->graph_done(c.tensors);
+    }
+
     // The first job that failed, or null.
     const Job* failed() const {
         for (size_t i = 0; i < n_jobs_; i++)
@@ -209,8 +214,8 @@ private:
         static thread_local std::vector<std::unique_ptr<Job>> jobs;
         return jobs;
     }
-    // Caches that keep exact rows, or still measure the keys' mean, must know which tokens are coming.
-    static void begin_batches(ggml_cgraph* graph) {
+    // Caches that keep exact rows, or still measure the keys' mean or their profile, must know which tokens are coming.
+    void begin_batches(ggml_cgraph* graph) {
         struct Batch {
             ExactCache*               cache;
             std::vector<ggml_tensor*> writes;
@@ -224,7 +229,14 @@ private:
             if (at == batches.end()) at = batches.insert(at, Batch{cache, {}});
             at->writes.push_back(t);
         }
-        for (const Batch& b : batches) b.cache->begin_graph(b.writes, tensors_of_buffer(b.writes.front()));
+        for (const Batch& b : batches) {
+            const std::vector<CacheTensor*> tensors  = tensors_of_buffer(b.writes.front());
+            const bool                      fresh    = b.cache->begin_graph(b.writes, tensors);
+            const auto                      collects = std::find_if(tensors.begin(), tensors.end(), [](auto* c) { return c->collector(); });
+            if (collects == tensors.end()) continue;
+            if (fresh) (*collects)->collector()->begin_batch(tensors);
+            if (SelfProfile* const p = (*collects)->collector()) collectors_.push_back({p, tensors});
+        }
     }
     void rewrite(ggml_tensor* t) {
         if (n_jobs_ == 0)
@@ -236,7 +248,7 @@ private:
         job.node = t, job.op = t->op, job.way = way_of(t);
         std::memcpy(job.params, t->op_params, sizeof job.params);
         job.stage = 0, job.failed = false;
-        job.shared_first_step = job.way == Way::kWrite && (tiles_of(t)->exact() || tiles_of(t)->calibrating());
+        job.shared_first_step = job.way == Way::kWrite && (tiles_of(t)->exact() || tiles_of(t)->calibrating() || tiles_of(t)->collector());
         (job.way == Way::kWrite ? stats().native_writes : job.way == Way::kAttend ? stats().native_attention : stats().generic_ops)++;
         if (job.way == Way::kGeneric)
             say_once(std::string("operation ") + ggml_op_name(t->op) + " on a compressed cache runs by way of f16 (correct, slower)");
@@ -247,7 +259,12 @@ private:
         n_jobs_++; // from here on the node is ours to restore
     }
 
-    size_t n_jobs_ = 0;
+    struct Collector {
+        SelfProfile*              profile;
+        std::vector<CacheTensor*> tensors;
+    };
+    size_t                 n_jobs_ = 0;
+    std::vector<Collector> collectors_; // of the buffers that still measure their profile
 };
 
 } // namespace
@@ -261,6 +278,7 @@ ggml_status hooked_graph_compute(ggml_backend_t backend, ggml_cgraph* graph) {
         stats().graphs++;
         rewritten.count_tiles();
         const Job* job = rewritten.failed();
+        if (!job && status == GGML_STATUS_SUCCESS) rewritten.make_profiles();
         if (!job) return status;
         say(std::string(ggml_op_name(job->op)) + " failed: " + job->why);
         return GGML_STATUS_FAILED;

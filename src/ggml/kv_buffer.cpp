@@ -14,6 +14,7 @@
 #include "ggml/exact_cache.h"
 #include "ggml/guard.h"
 #include "ggml/model_profile.h"
+#include "ggml/self_profile.h"
 #include "ggml/stats.h"
 
 namespace tightkv {
@@ -30,7 +31,8 @@ struct KvBuffer {
     std::shared_ptr<const Profile>                      profile;         // of the specification; null: none
     std::unique_ptr<ModelCheck>                         check;           // of the profile, until it is done
     std::vector<const ggml_tensor*>                     planned;         // caches to come, in layer order
-    std::unique_ptr<ExactCache>                         exact;           // outlives the caches, which point to it
+    std::unique_ptr<ExactCache>                         exact;           // this and the next outlive the caches, which point to them
+    std::unique_ptr<SelfProfile>                        self_profile;    // of the first tokens; null: not wanted
     std::map<const void*, std::unique_ptr<CacheTensor>> caches;          // by address
     size_t                                              unplaced    = 0; // tensors of all kinds still to come
     size_t                                              plain_bytes = 0; // tensors in here that are no caches of ours
@@ -79,6 +81,12 @@ TensorPlan plan_of(const ggml_tensor* t, Operand op, const std::vector<std::stri
     return plan;
 }
 
+// Of the layer of this tensor, without a profile.
+bool some_compressed(const ggml_tensor* t, const std::vector<std::string>& layers, const CacheSpec& spec) {
+    const int i = layer_index(t, layers), n = static_cast<int>(layers.size());
+    return format(spec.k_of(i, n)).transformed() || format(spec.v_of(i, n)).transformed();
+}
+
 std::unique_ptr<CacheTensor> make_cache(const ggml_tensor* t, Operand op, const TensorPlan& plan,
                                         const std::shared_ptr<const Profile>& profile) {
     auto cache = std::make_unique<CacheTensor>(t, op, plan);
@@ -101,9 +109,10 @@ ggml_status init_tensor(ggml_backend_buffer_t b, ggml_tensor* t) {
         // A copy that the host makes of a cache tensor keeps the name; only those announced before are caches.
         if (is_cache_tensor(t, &op) && std::find(kv->planned.begin(), kv->planned.end(), t) != kv->planned.end()) {
             TensorPlan plan = plan_of(t, op, layer_names(kv->planned), kv->spec, kv->profile.get());
-            if (!kv->exact && (plan.exact_slots > 0 || plan.mean_tokens > 0))
+            if (!kv->exact && (plan.exact_slots > 0 || plan.mean_tokens > 0 || kv->self_profile))
                 kv->exact = std::make_unique<ExactCache>(kv->spec, static_cast<int>(t->ne[2] * t->ne[3]), t->ne[1]);
             plan.exact          = kv->exact.get();
+            plan.self_profile   = some_compressed(t, layer_names(kv->planned), kv->spec) ? kv->self_profile.get() : nullptr;
             kv->caches[t->data] = make_cache(t, op, plan, kv->profile);
         } else kv->plain_bytes += ggml_nbytes(t);
         if (kv->unplaced > 0 && --kv->unplaced == 0) {
@@ -182,7 +191,7 @@ bool copy_rows(const ggml_tensor* src, ggml_tensor* dst) {
     }
     const size_t row_bytes = static_cast<size_t>(from->head_dim()) * 2;
     // Codes mean the same under the same transform only.
-    if (from != to && (from->calibrates() || to->calibrates())) return false;
+    if (from != to && (from->calibrates() || to->calibrates() || from->takes_self_profile() || to->takes_self_profile())) return false;
     if (from->format().id != to->format().id || from->head_dim() != to->head_dim() || offset_of(src) % row_bytes ||
         offset_of(dst) % row_bytes || ggml_nbytes(src) % row_bytes)
         return false;
@@ -254,6 +263,7 @@ ggml_backend_buffer_t allocate_kv_buffer(size_t size, size_t n_tensors, const st
     kv->planned                                  = caches;
     kv->unplaced                                 = n_tensors;
     kv->profile                                  = caches.empty() ? nullptr : profile_of(spec);
+    if (spec.self_profile && !caches.empty()) kv->self_profile = std::make_unique<SelfProfile>();
     if (kv->profile) kv->check = std::make_unique<ModelCheck>(kv->profile), unchecked++;
     void* p = mmap(nullptr, kv->mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) return nullptr;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cache/cache_spec.h"
+#include "cache/kept_rows.h"
 #include "cache/profile.h"
 #include "cache/self_calibration.h"
 #include "cache/tile_store.h"
@@ -34,6 +35,7 @@ enum class CacheMode : uint8_t {
 };
 
 class ExactCache;
+class SelfProfile;
 
 // What the specification says of one tensor.
 struct TensorPlan {
@@ -42,7 +44,9 @@ struct TensorPlan {
     int         exact_slots = 0;       // rows of the table of exact rows, per stream
     int         mean_tokens = 0;       // of K: CacheSpec::mean
     bool        sinks       = false;   // exact rows of first positions are kept
-    ExactCache* exact       = nullptr; // of the buffer; null when neither exact rows nor a mean are wanted
+    ExactCache* exact       = nullptr; // of the buffer; null when nothing is wanted that must know the tokens of a batch
+
+    SelfProfile* self_profile = nullptr; // of the buffer; null: not wanted, or nothing of this layer is compressed
 };
 
 // One cache_k_l* / cache_v_l* tensor: [n_streams][n_cells][n_embd], declared f16.
@@ -56,6 +60,7 @@ public:
     TileStore*    store() { return store_.get(); }
     TileStore*    exact() const { return exact_.get(); } // the table of exact rows, one cell per slot; null: none are kept
     ExactCache*   exact_cache() const { return plan_.exact; }
+    int           block() const { return block_; } // of the model
     const void*   address() const { return address_; }
     int           head_dim() const { return store_ ? store_->shape().head_dim : 0; }
     int64_t       n_embd() const { return n_embd_; }
@@ -84,6 +89,18 @@ public:
     bool calibrating() const { return !calibration_.done(); }
     void calibrate(const ggml_tensor* rows, const ggml_tensor* cells, int64_t first);
 
+    // profile=auto, until it is there: rows are kept as they came.
+    SelfProfile* collector() const;
+    void         keep_row(int stream, int64_t cell, const float* x) { // all KV heads
+        if (takes_self_profile()) kept_.keep(stream, cell, x, static_cast<size_t>(n_embd_));
+    }
+    void drop_kept_rows() { kept_.clear(); }
+    bool takes_self_profile() const { return plan_.self_profile && plan_.format.transformed(); }
+    // One per KV head; their means take the place of one that was measured, or is being measured.
+    void use_self_profile(std::vector<std::shared_ptr<const Transform>> transforms);
+    // Means of values are for caches with sink rows: the first token's value is small, and minus the mean it is not.
+    bool takes_means() const { return operand_ == Operand::K || plan_.sinks; }
+
     // Before head_dim is known: transforms of this layer of a profile, made when it is.
     void set_profile(std::shared_ptr<const Profile> profile, const LayerProfile* layer);
     bool profiled() const { return layer_ != nullptr; }
@@ -103,16 +120,19 @@ private:
     void   drop_stores();
     int    exact_slot(const Cell& c) const; // -1: only codes
     void   read_halves(const Cell& c, uint16_t* half) const;
+    void   written(const Cell& c); // a row that nobody kept
     Status make_store(const StoreShape& shape, std::unique_ptr<TileStore>& out) const;
 
     int64_t                    n_embd_, n_cells_, n_streams_;
     void*                      address_;
     std::string                name_;
+    int                        block_;
     Operand                    operand_;
     TensorPlan                 plan_;
     CacheMode                  mode_ = CacheMode::kUndecided;
     std::unique_ptr<TileStore> store_, exact_;
     SelfCalibration            calibration_;
+    KeptRows                   kept_; // for the profile; the calibration has its own
     std::mutex                 lock_; // mode changes
 
     std::shared_ptr<const Profile> profile_;

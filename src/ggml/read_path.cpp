@@ -3,6 +3,7 @@
 
 #include "ggml/cache_ops.h"
 #include "ggml/exact_cache.h"
+#include "ggml/self_profile.h"
 
 namespace tightkv {
 
@@ -58,6 +59,7 @@ Status prepare_attention(const ggml_tensor* node, const int32_t* params, int n_t
     Window             wk, wv;
     if (!window_of(k, *ck, wk) || !window_of(v, *cv, wv)) return {StatusCode::kInternal, "the cache view changed"};
 
+    if (SelfProfile* p = ck->collector(); p && wk.head0 == 0 && k->ne[2] * ck->head_dim() == ck->n_embd()) p->add_queries(*ck, q);
     AttentionArgs a;
     std::memcpy(&a.scale, params + 0, 4);
     std::memcpy(&a.max_bias, params + 1, 4);

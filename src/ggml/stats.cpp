@@ -34,6 +34,7 @@ std::string stats_json() {
     field("refused_rows", s.refused_rows);
     field("saturated_rows", s.saturated_rows);
     field("means_measured", s.means_measured);
+    field("self_profiles", s.self_profiles);
     field("cache_bytes", s.cache_bytes);
     field("peak_cache_bytes", s.peak_cache_bytes);
     return json + "\"host_version\": \"" + ggml_version() + "\"}";

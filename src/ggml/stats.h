@@ -18,6 +18,7 @@ struct AdapterStats {
     std::atomic<int64_t> refused_rows{0};               // NaN/Inf, stored as zeros
     std::atomic<int64_t> saturated_rows{0};
     std::atomic<int64_t> means_measured{0};   // tensors whose keys' mean was taken off (mean=)
+    std::atomic<int64_t> self_profiles{0};    // caches that made their profile themselves (profile=auto)
     std::atomic<int64_t> cache_bytes{0};      // packed size of all live compressed caches
     std::atomic<int64_t> peak_cache_bytes{0}; // the most it has been
 

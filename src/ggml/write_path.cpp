@@ -4,6 +4,7 @@
 #include "base/half.h"
 #include "ggml/cache_ops.h"
 #include "ggml/exact_cache.h"
+#include "ggml/self_profile.h"
 
 namespace tightkv {
 
@@ -15,11 +16,13 @@ bool can_write_rows(const ggml_tensor* node) {
            rows->nb[0] == sizeof(float) && node->nb[1] == static_cast<size_t>(c->n_embd()) * 2;
 }
 
-// Single-threaded, before the rows of a node are written: the keys' mean may be due, and exact rows may need a table.
+// Single-threaded, before the rows of a node are written: the keys' mean may be due, a profile is measured, and exact rows may need a
+// table.
 void prepare_rows(const ggml_tensor* node) {
     CacheTensor* c = cache_of(node);
     if (c->calibrating())
         c->calibrate(node->src[0], node->src[1], static_cast<int64_t>(offset_of(node) / (static_cast<size_t>(c->n_embd()) * 2)));
+    if (SelfProfile* p = c->collector()) p->add_rows(*c, node);
     if (c->exact()) c->exact_cache()->prepare_write(*c, node->src[0]);
 }
 

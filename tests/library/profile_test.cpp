@@ -253,6 +253,14 @@ TEST(Profile, CacheRefusesAnotherShapeAndAMissingFile) {
     EXPECT_EQ(cache, nullptr);
 }
 
+TEST(Profile, ACacheThatSeesNoQueriesRefusesToMakeIts) {
+    std::unique_ptr<KvCache> cache;
+    const Status             s = create("turbo4:profile=auto", {2, 2, 64, 64, 1, 64}, cache);
+    EXPECT_EQ(s.code(), StatusCode::kUnsupported);
+    EXPECT_PRED2(says, s.message(), "accepted here: profile=FILE");
+    EXPECT_EQ(cache, nullptr);
+}
+
 TEST(Profile, StatesBelongToTheProfileTheyWereMadeWith) {
     SavedProfile             saved;
     std::unique_ptr<KvCache> a, b, other;
