@@ -27,7 +27,7 @@ private:
     };
     static uint64_t key(int stream, int64_t cell) { return static_cast<uint64_t>(stream) << 32 | static_cast<uint64_t>(cell); }
 
-    int64_t                           cells_ = 0; // of a stream that may have been written
+    int64_t                           others_ = 0; // cells below this one may hold rows that nobody kept
     std::unordered_map<uint64_t, Row> rows_;
 };
 

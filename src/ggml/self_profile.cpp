@@ -49,6 +49,7 @@ Rope rope_of(const ggml_tensor* node, int head_dim) {
 } // namespace
 
 void SelfProfile::begin_batch(std::span<CacheTensor* const> tensors) {
+    graph_done(tensors); // where the host computes the nodes of a batch one by one, its last ones write nothing here
     if (done_) return;
     static constexpr const char* kNone[] = {"no keys", "no values that are compressed (is flash attention off?)",
                                             "no queries (its attention does not run on compressed rows)"};

@@ -17,20 +17,20 @@ PARTS = """
 import ctypes, sys, hashlib
 import numpy as np
 import llama_cpp as L
-model, parts = sys.argv[1], sys.argv[3] == "parts"
+model, parts, lengths = sys.argv[1], sys.argv[3] == "parts", [int(n) for n in sys.argv[4:]]
 def node(tensor, ask, data):
     return True
 node = L.ggml_backend_sched_eval_callback(node)
 L.llama_backend_init()
 m = L.llama_model_load_from_file(model.encode(), L.llama_model_default_params())
 p = L.llama_context_default_params()
-p.n_ctx, p.n_batch, p.n_ubatch, p.n_threads, p.n_threads_batch = 256, 256, 64, int(sys.argv[2]), int(sys.argv[2])
+p.n_ctx, p.n_batch, p.n_ubatch, p.n_threads, p.n_threads_batch = 1024, 1024, 64, int(sys.argv[2]), int(sys.argv[2])
 if parts:
     p.cb_eval = node
 c = L.llama_init_from_model(m, p)
 n_vocab = L.llama_vocab_n_tokens(L.llama_model_get_vocab(m))
 at, rows = 0, []
-for n in (100, 1, 1, 4, 1, 9):
+for n in lengths:
     b = L.llama_batch_init(n, 0, 1)
     b.n_tokens = n
     for i in range(n):
@@ -73,19 +73,21 @@ class Python(HostTest):
         self.assertIn("Paris", output.out)
 
     def test_a_graph_in_parts_is_the_graph(self):
-        # As programs do that look at every node (imatrix, eval-callback): exact rows and the mean must not take each part for a batch.
+        # As programs do that look at every node (imatrix, eval-callback): exact rows, the mean and the profile must not take each part for a batch.
         seen = set()
-        for cache in ("turbo3:sink=4:window=16:mean=64", "turbo3:window=16", "turbo3:sink=4", "turbo3:mean=64"):
+        for cache in ("turbo3:sink=4:window=16:mean=64", "turbo3:window=16", "turbo3:sink=4", "turbo3:mean=64", "turbo3:sink=4:profile=auto"):
             with self.subTest(cache):
-                whole, parts = self.python(PARTS, "whole", cache=cache), self.python(PARTS, "parts", cache=cache)
+                lengths = (560, 1, 9) if "auto" in cache else (100, 1, 1, 4, 1, 9)
+                whole, parts = (self.python(PARTS, how, *map(str, lengths), cache=cache) for how in ("whole", "parts"))
                 self.assertNative(whole)
                 stats = self.assertActive(parts)
                 self.assertEqual(stats["generic_ops"], 0, parts)
                 self.assertGreater(stats["graphs"], 10 * whole.stats()["graphs"])
                 self.assertEqual(stats["means_measured"], whole.stats()["means_measured"])
+                self.assertEqual([s["self_profiles"] for s in (stats, whole.stats())], [int("auto" in cache)] * 2)
                 self.assertEqual(parts.out, whole.out)
                 seen.add(whole.out)
-        self.assertEqual(len(seen), 4)
+        self.assertEqual(len(seen), 5)
 
 
 if __name__ == "__main__":
