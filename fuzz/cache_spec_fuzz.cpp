@@ -27,6 +27,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     }
     CacheSpec back;
     if (!parse_cache_spec(spec.to_string(), back).ok() || back.to_string() != spec.to_string()) std::abort();
-    if (!(spec.bits_per_value(4, 128, 64) > 0)) std::abort();
+    if (!(spec.bits_per_value(4, 128, 64, 4096) > 0)) std::abort();
     return 0;
 }

@@ -68,7 +68,9 @@ TEST(ExactSlots, Formula) {
                           {4, 4, 1, 1, 5}}) {
         EXPECT_EQ(exact_sink_slots(c.sink, c.cells), c.sinks) << c.sink << ", " << c.cells;
         EXPECT_EQ(exact_slots(c.sink, c.window, c.cells), c.slots) << c.sink << ", " << c.window << ", " << c.cells;
-        if (c.cells <= 1 << 16) EXPECT_EQ(ExactLedger(c.sink, c.window, 1, c.cells).slots(), c.slots);
+        if (c.cells <= 1 << 16) {
+            EXPECT_EQ(ExactLedger(c.sink, c.window, 1, c.cells).slots(), c.slots);
+        }
     }
 }
 
@@ -85,7 +87,9 @@ TEST(ExactLedger, OneTokenAtATime) {
     EXPECT_EQ(cells_of(l.entries(0), true), (Cells{0, 1}));
     EXPECT_EQ(cells_of(l.entries(0), false), (Cells{6, 7, 8, 9, 10, 11})) << "the window and three more, for batches of four";
     for (const Entry& e : l.entries(0))
-        if (e.cell >= 0) EXPECT_EQ(e.order, e.cell) << "in the order of writing";
+        if (e.cell >= 0) {
+            EXPECT_EQ(e.order, e.cell) << "in the order of writing";
+        }
 }
 
 TEST(ExactLedger, EveryQueryHasItsWindow) {
@@ -154,7 +158,9 @@ TEST(ExactLedger, RandomBatches) {
                 for (size_t i = 0; i < batch.size(); i++) {
                     const Token& t         = batch[i];
                     rows[t.stream][t.cell] = {next[t.stream]++, t.position < sink};
-                    if (const int slot = l.slot_of_token(i); slot >= 0) ASSERT_EQ(l.slot_of(t.stream, t.cell), slot);
+                    if (const int slot = l.slot_of_token(i); slot >= 0) {
+                        ASSERT_EQ(l.slot_of(t.stream, t.cell), slot);
+                    }
                 }
                 const int reach = static_cast<int>(std::min<int64_t>(window, kCells));
                 for (int s = 0; s < kStreams; s++) {
@@ -168,7 +174,9 @@ TEST(ExactLedger, RandomBatches) {
                     }
                     for (int t = 0; t < mine; t++) {
                         const int64_t last = next[s] - mine + t, begin = l.window_begin(s, t, mine);
-                        if (window <= kCells) ASSERT_EQ(begin, last - reach + 1);
+                        if (window <= kCells) {
+                            ASSERT_EQ(begin, last - reach + 1);
+                        }
                         Cells want, got;
                         for (const auto& [cell, w] : rows[s])
                             if (!w.sink && w.order > last - reach && w.order <= last) want.insert(cell);
@@ -222,8 +230,9 @@ TEST(ExactLedger, MoreSinksInABatchThanSlots) {
     l.begin_batch(tokens);
     EXPECT_EQ(cells_of(l.entries(0), true), (Cells{6, 7}));
     for (size_t i = 0; i < 9; i++)
-        if (tokens[i].position < 2)
+        if (tokens[i].position < 2) {
             EXPECT_EQ(l.slot_of_token(i) >= 0, i >= 6) << "a row must not be written to a slot that another one has: " << i;
+        }
     expect_consistent(l, 0, 512);
 }
 
@@ -391,7 +400,7 @@ TEST(SelfCalibration, RowsFromElsewhere) {
     }
     ASSERT_NE(c.store->transform(0).mean(), nullptr);
     for (const int64_t cell : {3, 150}) {
-        CodedRow want, got;
+        CodedRow want;
         ASSERT_EQ(encode_row(c.store->format(), c.store->transform(0), decoded.data(), want), RowStatus::kOk);
         std::vector<uint8_t> bytes(c.store->format().row_bytes(kDim)), wanted(bytes.size());
         pack_row(c.store->format(), kDim, want, wanted.data());

@@ -271,7 +271,9 @@ TEST(TileStore, HalfRowsWithoutGaps) {
                     uint16_t half;
                     std::memcpy(&half, run.tiles + at, 2);
                     ASSERT_TRUE((half & 0x7c00) != 0x7c00) << "never NaN or Inf";
-                    if (last) ASSERT_EQ(half, 0);
+                    if (last) {
+                        ASSERT_EQ(half, 0);
+                    }
                 }
             }
         store->clear();

@@ -146,11 +146,11 @@ TEST_F(CliCalibrate, BudgetChoosesFormatsAndSaysWhatTheyAreWorth) {
     EXPECT_TRUE(has(made.out, "turbo3 everywhere (3.250 bits) KLD")) << made.out;
     const Profile p = loaded();
     ASSERT_TRUE(p.layers[0].k_format && p.layers[0].v_format);
-    EXPECT_LE(bits_per_value({}, p), 3.5);
+    EXPECT_LE(bits_per_value({}, p, 0), 3.5);
     EXPECT_TRUE(has(run_tool("info '" + file + "'").out, format(*p.layers[0].k_format).name));
     const Outcome used = eval(model, file);
     ASSERT_EQ(used.exit_code, 0) << used.err;
-    EXPECT_DOUBLE_EQ(nlohmann::json::parse(used.out)["results"][1]["bits_per_value"].get<double>(), bits_per_value({}, p));
+    EXPECT_DOUBLE_EQ(nlohmann::json::parse(used.out)["results"][1]["bits_per_value"].get<double>(), bits_per_value({}, p, 0));
     expect_refusal(calibrate("--budget 1.5"), 2, {"--budget 1.5", "2.25"});
     EXPECT_EQ(loaded(), p);
 }
