@@ -40,7 +40,9 @@ void append_rows(const TileStore& store, int stream, int kv_head, int64_t n_kv, 
     }
 }
 
-double integer_step(const Format& f) { return f.kind == FormatKind::Levels ? 1 : f.kind == FormatKind::Uniform ? 1.0 / 128 : 0; }
+double integer_step(const Format& f) {
+    return f.kind == FormatKind::Levels || f.kind == FormatKind::Trellis ? 1 : f.kind == FormatKind::Uniform ? 1.0 / 128 : 0;
+}
 
 // The step that integer queries need at most.
 double query_step(const std::vector<double>& q) {

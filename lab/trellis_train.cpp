@@ -231,8 +231,8 @@ int check() {
         const bool                      tied = is_tied(t);
         std::mt19937_64                 random(5);
         std::normal_distribution<float> normal;
-        for (float& v : t.first) v += (bits == 4 ? 0.03f : 0.08f) * normal(random);
-        for (float& v : t.second) v += bits == 4 ? 0.03f * normal(random) : 0.0f;
+        for (float& v : t.first) v += (bits == 4 ? 0.08f : bits == 3 ? 0.14f : 0.25f) * normal(random);
+        for (float& v : t.second) v += bits == 4 ? 0.08f * normal(random) : 0.0f;
         if (tied) tie(t.first);
         const double blurred = decibel(quantise(t, test, nullptr));
         train(t, small, 25, tied);

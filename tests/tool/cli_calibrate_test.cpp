@@ -143,7 +143,7 @@ TEST_F(CliCalibrate, NothingIsLostWhereItFails) {
 TEST_F(CliCalibrate, BudgetChoosesFormatsAndSaysWhatTheyAreWorth) {
     const Outcome made = calibrate("--budget 3.5");
     ASSERT_EQ(made.exit_code, 0) << made.err;
-    EXPECT_TRUE(has(made.out, "turbo3 everywhere (3.250 bits) KLD")) << made.out;
+    EXPECT_TRUE(has(made.out, "turbo3t everywhere (3.250 bits) KLD")) << made.out;
     const Profile p = loaded();
     ASSERT_TRUE(p.layers[0].k_format && p.layers[0].v_format);
     EXPECT_LE(bits_per_value({}, p, 0), 3.5);
