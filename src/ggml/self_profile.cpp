@@ -49,7 +49,8 @@ Rope rope_of(const ggml_tensor* node, int head_dim) {
 } // namespace
 
 void SelfProfile::begin_batch(std::span<CacheTensor* const> tensors) {
-    graph_done(tensors); // where the host computes the nodes of a batch one by one, its last ones write nothing here
+    if (done_ || std::exchange(running_, false)) return; // the batch before broke off: nothing can be said of what it did not show
+    if (ready(tensors, true)) try_solve(tensors);        // where the host computes nodes one by one, the last of a batch write nothing
     if (done_) return;
     static constexpr const char* kNone[] = {"no keys", "no values that are compressed (is flash attention off?)",
                                             "no queries (its attention does not run on compressed rows)"};
@@ -69,6 +70,7 @@ void SelfProfile::add_rows(CacheTensor& c, const ggml_tensor* node) {
     const int64_t      first = static_cast<int64_t>(offset_of(node) / (n * 2));
     const int          d     = c.head_dim();
     std::vector<float> x(n);
+    running_ = true;
     rows_.clear();
     for (int64_t i = 0; i < rows->ne[1]; i++) {
         const int64_t cell = first + row_index(cells, i);
@@ -112,12 +114,21 @@ void SelfProfile::add_queries(const CacheTensor& k, const ggml_tensor* q) {
 }
 
 void SelfProfile::graph_done(std::span<CacheTensor* const> tensors) {
-    if (done_ || seen_.empty()) return;
+    running_ = false;
+    if (!done_ && ready(tensors, false)) try_solve(tensors);
+}
+
+bool SelfProfile::ready(std::span<CacheTensor* const> tensors, bool whole_batch) const {
     for (const CacheTensor* c : tensors) { // the host may compute the layers of a batch one after the other
         if (!c->takes_self_profile()) continue;
         const auto at = seen_.find(c->block());
-        if (at == seen_.end() || *std::min_element(at->second.begin(), at->second.end()) < kMinCalibrationTokens) return;
+        if (at == seen_.end() ? !whole_batch : *std::min_element(at->second.begin(), at->second.end()) < kMinCalibrationTokens)
+            return false;
     }
+    return !seen_.empty();
+}
+
+void SelfProfile::try_solve(std::span<CacheTensor* const> tensors) {
     try {
         solve(tensors);
     } catch (const std::exception& e) { // out of memory

@@ -37,11 +37,14 @@ private:
     enum Kind : uint8_t { kKeys, kValues, kQueries };
     using Counts = std::array<int64_t, 3>; // tokens by Kind
 
+    // Every layer of these has enough. whole_batch: layers that were not seen at all are not used by the model.
+    bool ready(std::span<CacheTensor* const> tensors, bool whole_batch) const;
+    void try_solve(std::span<CacheTensor* const> tensors);
     void solve(std::span<CacheTensor* const> tensors);
     void stop(std::span<CacheTensor* const> tensors);
     void give_up(std::span<CacheTensor* const> tensors, const std::string& why);
 
-    bool                  done_ = false;
+    bool                  done_ = false, running_ = false; // running: a graph that has not ended, or that failed
     Calibration           statistics_;
     std::map<int, Counts> seen_;              // by block; of those with something to transform
     int64_t               last_position_ = 0; // of the tokens seen
