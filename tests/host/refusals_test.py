@@ -18,7 +18,6 @@ class Refusals(HostTest):
             "": ("TIGHTKV is not set", "TIGHTKV=turbo4"),
             "nonsense": ("TIGHTKV:", "nonsense", "turbo2", "turbo3", "turbo4", "turbo8"),
             "k=turbo4:v=": ("TIGHTKV:", "turbo4"),
-            "turbo4:profile=auto": ("TIGHTKV:", "auto", "not in this version"),
             "turbo4:profile=/no/such.tkv": ("TIGHTKV:", "/no/such.tkv", "No such file"),
             "turbo4:sink=4097": ("TIGHTKV:", "position 13", "4097", "0 to 4096"),
             "turbo4:window=-1": ("TIGHTKV:", "position 15", "-1", "0 to 4096"),
