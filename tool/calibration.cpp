@@ -1,3 +1,4 @@
+// The model listened to, and its profile in the cache folder.
 #include "calibration.h"
 
 #include <algorithm>
@@ -6,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "cache/calibrate.h"
+#include "cache/self_calibration.h"
 #include "commands.h"
 #include "engine_llama_rows.h"
 #include "errors.h"
@@ -18,7 +20,7 @@ namespace tightkv::tool {
 
 namespace {
 
-constexpr int kSkip = 4; // the first tokens of a text are unlike all others: everything attends to them
+constexpr int kSkip = SelfCalibration::kLeftOut; // the first tokens of a text: everything attends to them
 
 // Every decode() is one chunk from its beginning, so the first rows are those of the first positions.
 class Listener : public RowObserver {

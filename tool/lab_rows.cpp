@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "base/half.h"
+#include "cache/self_calibration.h"
 #include "errors.h"
 #include "text.h"
 
@@ -13,8 +14,8 @@ namespace tightkv::tool {
 
 namespace {
 
-constexpr int kFirstFitted = 4;   // tokens before this position are sinks, unlike all others, and are not fitted to
-constexpr int kBatch       = 512; // tokens
+constexpr int kFirstFitted = SelfCalibration::kLeftOut; // tokens before this position are sinks and are not fitted to
+constexpr int kBatch       = 512;                       // tokens
 
 lab::Operand operand_of(const WrittenRows& w) { return w.operand == Operand::key ? lab::Operand::key : lab::Operand::value; }
 

@@ -162,13 +162,17 @@ std::string CacheSpec::to_string() const {
     return s;
 }
 
+double CacheSpec::exact_bytes_per_value(int index, int n_layers, int64_t n_cells) const {
+    return exact_rows(index, n_layers) && n_cells > 0 ? 2.0 * exact_slots(sink, window, n_cells) / static_cast<double>(n_cells) : 0.0;
+}
+
 double CacheSpec::bits_per_value(int n_layers, int head_dim_k, int head_dim_v, int64_t n_cells) const {
     if (n_layers < 1) return 0.0;
     const double values = head_dim_k + head_dim_v;
     double       bytes  = 0; // per cell and KV head
     for (int i = 0; i < n_layers; i++) {
         bytes += static_cast<double>(format(k_of(i, n_layers)).row_bytes(head_dim_k) + format(v_of(i, n_layers)).row_bytes(head_dim_v));
-        if (exact_rows(i, n_layers) && n_cells > 0) bytes += 2 * values * exact_slots(sink, window, n_cells) / static_cast<double>(n_cells);
+        bytes += values * exact_bytes_per_value(i, n_layers, n_cells);
     }
     return 8.0 * bytes / (n_layers * values);
 }

@@ -42,10 +42,14 @@ struct CacheSpec {
 
     // Canonical text; parses back to the same specification.
     std::string to_string() const;
-    // Exact rows are kept where anything is compressed.
-    bool exact_rows(int index, int n_layers) const {
-        return (sink > 0 || window > 0) && !(k_of(index, n_layers) == FormatId::f16 && v_of(index, n_layers) == FormatId::f16);
+    // Anything of this layer.
+    bool compresses(int index, int n_layers) const {
+        return k_of(index, n_layers) != FormatId::f16 || v_of(index, n_layers) != FormatId::f16;
     }
+    // Exact rows are kept where anything is compressed.
+    bool exact_rows(int index, int n_layers) const { return (sink > 0 || window > 0) && compresses(index, n_layers); }
+    // What their table adds to a value of a cache of n_cells cells; 0 cells: leave it out.
+    double exact_bytes_per_value(int index, int n_layers, int64_t n_cells) const;
     // Mean bits per value including scales, over all layers, for K and V of these head_dims; with the exact rows' table of a cache of
     // n_cells cells shared out over them.
     double bits_per_value(int n_layers, int head_dim_k, int head_dim_v, int64_t n_cells) const;

@@ -10,7 +10,7 @@ namespace tightkv {
 
 ExactLedger::ExactLedger(int n_sink, int n_window, int n_streams, int64_t n_cells)
     : n_sink_(n_sink), n_window_(static_cast<int>(std::min<int64_t>(n_window, n_cells))), n_sink_slots_(exact_sink_slots(n_sink, n_cells)),
-      ring_(exact_slots(n_sink, n_window, n_cells) - n_sink_slots_), streams_(static_cast<size_t>(n_streams)) {
+      ring_(exact_window_slots(n_window, n_cells)), streams_(static_cast<size_t>(n_streams)) {
     for (Stream& s : streams_) {
         s.slot_of_cell.assign(static_cast<size_t>(n_cells), -1);
         s.slot.resize(static_cast<size_t>(slots()));
@@ -60,11 +60,11 @@ void ExactLedger::begin_batch(std::span<const Token> tokens) {
         const int64_t order = s.next_order++;
         const bool    sink  = t.position >= 0 && t.position < n_sink_;
         const bool    kept  = sink || s.n_batch - index <= ring_; // only the last rows of a large batch stay
-        batch_.push_back({t, order, kept ? take(s, t.cell, order, sink) : -1, index});
+        batch_.push_back({t.stream, {t.cell, order, sink}, kept ? take(s, t.cell, order, sink) : -1, index});
     }
     // A sink that a later one of the same batch pushed out has lost its slot.
     for (BatchToken& b : batch_)
-        if (b.slot >= 0 && slot_of(b.token.stream, b.token.cell) != b.slot) b.slot = -1;
+        if (b.slot >= 0 && slot_of(b.stream, b.entry.cell) != b.slot) b.slot = -1;
 }
 
 int ExactLedger::largest_batch() const {
@@ -99,7 +99,7 @@ void ExactLedger::clear() {
 std::vector<ExactLedger::Entry> ExactLedger::batch_entries(int stream) const {
     std::vector<Entry> all;
     for (const BatchToken& b : batch_)
-        if (b.token.stream == stream) all.push_back({b.token.cell, b.order, b.token.position >= 0 && b.token.position < n_sink_});
+        if (b.stream == stream) all.push_back(b.entry);
     return all;
 }
 

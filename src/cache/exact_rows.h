@@ -37,6 +37,7 @@ public:
     ExactLedger(int n_sink, int n_window, int n_streams, int64_t n_cells);
 
     int slots() const { return n_sink_slots_ + ring_; }
+    int window_slots() const { return ring_; }
 
     // The tokens of a batch are about to be written, in this order. Cells that are written again lose their old row.
     void begin_batch(std::span<const Token> tokens);
@@ -73,9 +74,9 @@ public:
 
 private:
     struct BatchToken {
-        Token   token;
-        int64_t order;
-        int     slot, index;
+        int   stream;
+        Entry entry;
+        int   slot, index;
     };
     struct Stream {
         std::vector<int32_t> slot_of_cell; // [n_cells]

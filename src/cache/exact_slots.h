@@ -13,9 +13,12 @@ inline constexpr int kExactFewTokens = 4;
 inline int exact_sink_slots(int n_sink, int64_t n_cells) {
     return static_cast<int>(std::min(n_cells, n_sink * std::clamp<int64_t>(n_cells / 1024, 1, 64)));
 }
-inline int exact_slots(int n_sink, int n_window, int64_t n_cells) {
+inline int exact_window_slots(int n_window, int64_t n_cells) {
     const int window = static_cast<int>(std::min<int64_t>(n_window, n_cells));
-    return exact_sink_slots(n_sink, n_cells) + (window > 0 ? window + kExactFewTokens - 1 : 0);
+    return window > 0 ? window + kExactFewTokens - 1 : 0;
+}
+inline int exact_slots(int n_sink, int n_window, int64_t n_cells) {
+    return exact_sink_slots(n_sink, n_cells) + exact_window_slots(n_window, n_cells);
 }
 
 } // namespace tightkv

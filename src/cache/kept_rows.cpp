@@ -1,3 +1,4 @@
+// Keeping rows, and coding all of a store again.
 #include "cache/kept_rows.h"
 
 #include <algorithm>

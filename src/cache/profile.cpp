@@ -11,7 +11,6 @@
 #include <cstring>
 
 #include "base/checksum.h"
-#include "cache/exact_slots.h"
 
 namespace tightkv {
 
@@ -316,8 +315,7 @@ double bits_per_value(const CacheSpec& spec, const Profile& profile, int64_t n_c
         for (const Operand op : {Operand::K, Operand::V}) {
             const double heads = static_cast<double>(l.heads(op).size());
             bytes += heads * static_cast<double>(format(chosen_format(spec, &l, op, i, n)).row_bytes(l.head_dim(op)));
-            if (spec.exact_rows(i, n) && n_cells > 0)
-                bytes += 2 * heads * l.head_dim(op) * exact_slots(spec.sink, spec.window, n_cells) / static_cast<double>(n_cells);
+            bytes += heads * l.head_dim(op) * spec.exact_bytes_per_value(i, n, n_cells);
             values += heads * l.head_dim(op);
         }
     }

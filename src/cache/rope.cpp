@@ -1,3 +1,4 @@
+// Frequencies of rotary position embedding.
 #include "cache/rope.h"
 
 #include <algorithm>

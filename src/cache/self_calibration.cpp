@@ -10,7 +10,7 @@ namespace tightkv {
 void SelfCalibration::observe(const TileStore& store, int stream, int64_t cell, int32_t position, const float* row) {
     const size_t n = static_cast<size_t>(store.shape().n_kv_heads) * static_cast<size_t>(store.shape().head_dim);
     kept_.keep(stream, cell, row, n);
-    if (position >= 0 && position < kLeftOut) return;
+    if (left_out(position)) return;
     if (!std::all_of(row, row + n, [](float x) { return std::isfinite(x); })) return;
     sum_.resize(n);
     for (size_t i = 0; i < n; i++) sum_[i] += static_cast<double>(row[i]);

@@ -18,6 +18,7 @@ public:
     // The first positions of a sequence are left out: their keys are unlike all others.
     static constexpr int kLeftOut   = 4;
     static constexpr int kFirstLook = 64;
+    static bool          left_out(int32_t position) { return position >= 0 && position < kLeftOut; } // -1: not known
 
     explicit SelfCalibration(int tokens) : wanted_(tokens), next_(tokens < kFirstLook ? tokens : kFirstLook) {}
 

@@ -33,17 +33,15 @@ template <class Isa> struct HalfRows : Vectors<Isa> {
     template <int R = kMaxDecodeRows> static void weigh(const float* p, const uint16_t* v, int n, int d, int rows, float* o) {
         if constexpr (R > 1)
             if (rows < R) return weigh<R - 1>(p, v, n, d, rows, o);
-        constexpr int kCols = 32 / kLanes; // d is a multiple of 32
-        for (int x = 0; x < d; x += 32)
-            for (int c = 0; c < kCols; c++) {
-                Fv sum[R];
-                for (int r = 0; r < R; r++) sum[r] = load(o + static_cast<size_t>(r) * d + x + c * kLanes);
-                for (int t = 0; t < n; t++) {
-                    const Fv row = Isa::half_vector(v + static_cast<size_t>(t) * d + x + c * kLanes);
-                    for (int r = 0; r < R; r++) sum[r] += splat(p[r * kTileTokens + t]) * row;
-                }
-                for (int r = 0; r < R; r++) store(o + static_cast<size_t>(r) * d + x + c * kLanes, sum[r]);
+        for (int x = 0; x < d; x += kLanes) {
+            Fv sum[R];
+            for (int r = 0; r < R; r++) sum[r] = load(o + static_cast<size_t>(r) * d + x);
+            for (int t = 0; t < n; t++) {
+                const Fv row = Isa::half_vector(v + static_cast<size_t>(t) * d + x);
+                for (int r = 0; r < R; r++) sum[r] += splat(p[r * kTileTokens + t]) * row;
             }
+            for (int r = 0; r < R; r++) store(o + static_cast<size_t>(r) * d + x, sum[r]);
+        }
     }
 };
 

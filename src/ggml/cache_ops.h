@@ -9,7 +9,8 @@ namespace tightkv {
 
 // SET_ROWS into a compressed cache: rows of f32, one whole cell each (write_path.cpp).
 bool can_write_rows(const ggml_tensor* node);
-void prepare_rows(const ggml_tensor* node); // on one thread, before the others start
+bool needs_preparation(const CacheTensor& c); // asked once the batch is known
+void prepare_rows(const ggml_tensor* node);   // then: on one thread, before the others start
 void write_rows(const ggml_tensor* node, int thread, int n_threads);
 
 // FLASH_ATTN_EXT over compressed K and V (read_path.cpp). `params`: the op's own parameters, kept aside while it runs as a custom op.

@@ -33,7 +33,7 @@ int64_t likely_head_dim(int64_t n_embd) {
 
 CacheTensor::CacheTensor(const ggml_tensor* t, Operand op, const TensorPlan& plan)
     : n_embd_(t->ne[0]), n_cells_(t->ne[1]), n_streams_(t->ne[2] * t->ne[3]), address_(t->data), name_(t->name), block_(block_of(t)),
-      operand_(op), plan_(plan), calibration_(op == Operand::K && plan.format.transformed() ? plan.mean_tokens : 0) {}
+      operand_(op), plan_(plan), calibration_(calibrates() ? plan.mean_tokens : 0) {}
 
 CacheTensor::~CacheTensor() { drop_stores(); }
 
@@ -202,9 +202,7 @@ void CacheTensor::write(size_t offset, const void* src, size_t size) {
     for (size_t at = offset, end = offset + size; at < end;) {
         const size_t row = at / row_bytes, from = at % row_bytes, n = std::min(end - at, row_bytes - from);
         const Cell   c = cell_of(static_cast<int64_t>(row));
-        if (n < row_bytes) { // part of a row: the rest stays
-            read_halves(c, half);
-        }
+        if (n < row_bytes) read_halves(c, half); // part of a row: the rest stays
         std::memcpy(reinterpret_cast<char*>(half) + from, static_cast<const char*>(src) + (at - offset), n);
         for (int i = 0; i < head_dim(); i++) x[i] = half_to_float(half[i]);
         write_row(c, x);
@@ -273,18 +271,33 @@ void CacheTensor::read_halves(const Cell& c, uint16_t* half) const {
     for (int i = 0; i < head_dim(); i++) half[i] = storable_half(x[i]);
 }
 
-void CacheTensor::calibrate(const ggml_tensor* rows, const ggml_tensor* cells, int64_t first) {
+int64_t CacheTensor::first_cell(const ggml_tensor* view) const {
+    return static_cast<int64_t>(offset_of(view) / (static_cast<size_t>(n_embd_) * 2));
+}
+
+void CacheTensor::as_kept(const float* x, float* kept, int64_t n) const {
+    if (!exact_) std::copy_n(x, n, kept);
+    else
+        for (int64_t i = 0; i < n; i++) kept[i] = half_to_float(float_to_half(x[i]));
+}
+
+bool CacheTensor::each_row(const ggml_tensor* node, const std::function<void(size_t, int, int64_t, std::span<const float>)>& f) const {
+    const ggml_tensor *rows = node->src[0], *cells = node->src[1];
     std::vector<float> x(static_cast<size_t>(n_embd_));
     for (int64_t i = 0; i < rows->ne[1]; i++) {
-        const int64_t cell = first + row_index(cells, i);
-        if (cell < 0 || cell >= n_cells_ * n_streams_) return; // write_rows() will say so
-        std::memcpy(x.data(), static_cast<const char*>(rows->data) + static_cast<size_t>(i) * rows->nb[1], x.size() * sizeof(float));
-        if (exact_) // as write_rows() will have it
-            for (float& v : x) v = half_to_float(float_to_half(v));
-        calibration_.observe(*store_, static_cast<int>(cell / n_cells_), cell % n_cells_, plan_.exact->position(static_cast<size_t>(i)),
-                             x.data());
+        const int64_t cell = first_cell(node) + row_index(cells, i);
+        if (cell < 0 || cell >= n_cells_ * n_streams_) return false;
+        as_kept(row_of(rows, i), x.data(), n_embd_);
+        f(static_cast<size_t>(i), static_cast<int>(cell / n_cells_), cell % n_cells_, x);
     }
-    if (calibration_.update(*store_)) stats().means_measured++;
+    return true;
+}
+
+void CacheTensor::calibrate(const ggml_tensor* node) {
+    const bool all = each_row(node, [this](size_t i, int stream, int64_t cell, std::span<const float> x) {
+        calibration_.observe(*store_, stream, cell, plan_.exact->position(i), x.data());
+    });
+    if (all && calibration_.update(*store_)) stats().means_measured++; // write_rows() will say what is wrong otherwise
 }
 
 } // namespace tightkv

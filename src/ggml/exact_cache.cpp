@@ -38,7 +38,7 @@ bool ExactCache::read_tokens(std::span<ggml_tensor* const> writes) {
         const CacheTensor* c = cache_of(w);
         if (!positions && c->operand() == Operand::K) positions = positions_of(w);
         const ggml_tensor* cells = w->src[1];
-        const auto         first = static_cast<int64_t>(offset_of(w) / (static_cast<size_t>(c->n_embd()) * 2));
+        const int64_t      first = c->first_cell(w);
         if (cells->op != GGML_OP_NONE || !cells->data) return false;
         if (w == writes.front()) tokens_.resize(static_cast<size_t>(cells->ne[0]), {0, -1, -1});
         if (cells->ne[0] != static_cast<int64_t>(tokens_.size())) return false;
@@ -94,7 +94,7 @@ bool ExactCache::continues_batch(std::span<ggml_tensor* const> writes) {
 ExactCache::BatchTable& ExactCache::table_of(const CacheTensor& c) { return c.operand() == Operand::K ? batch_k_ : batch_v_; }
 
 void ExactCache::prepare_write(CacheTensor& c, const ggml_tensor* rows) {
-    if (rows->ne[1] != static_cast<int64_t>(tokens_.size()) || !c.exact() || !batch_table()) return;
+    if (rows->ne[1] != static_cast<int64_t>(tokens_.size()) || !batch_table()) return;
     BatchTable&      table = table_of(c);
     const StoreShape shape = c.store()->shape();
     const int64_t    n     = ledger_.slots() + ledger_.largest_batch();

@@ -26,7 +26,9 @@ public:
     // A graph is about to run. writes: its SET_ROWS nodes on this buffer, at least one; tensors: all compressed ones of it. True: with it
     // a batch begins; false: it goes on with the tokens of the graph before.
     bool begin_graph(std::span<ggml_tensor* const> writes, std::span<CacheTensor* const> tensors);
-    // One thread, before the rows of a SET_ROWS node are written.
+    // This batch is larger than the tables: its rows get one of their own, which prepare_write() makes.
+    bool batch_table() const { return spec_.window > 0 && !ledger_.few(); }
+    // One thread, before the rows of a SET_ROWS node are written. c has a table.
     void prepare_write(CacheTensor& c, const ggml_tensor* rows);
     // Row i of the node, one KV head: x as the host would keep it. Different (row, head) may be written at the same time.
     void write_row(CacheTensor& c, size_t i, int head, const float* x);
@@ -57,7 +59,7 @@ public:
     int32_t position(size_t i) const { return i < tokens_.size() ? tokens_[i].position : -1; }
     // Rows at the ends of what is restored that would be exact: as many as there are slots, so that saving it again finds them all.
     int n_sink() const { return spec_.sink; }
-    int n_window() const { return spec_.window > 0 ? spec_.window + ExactLedger::kFewTokens - 1 : 0; }
+    int n_window() const { return ledger_.window_slots(); }
 
 private:
     struct Offers {                                 // of one tensor
@@ -82,7 +84,6 @@ private:
     bool        read_tokens(std::span<ggml_tensor* const> writes);
     bool        continues_batch(std::span<ggml_tensor* const> writes);
     void        take_offers(std::span<CacheTensor* const> tensors);
-    bool        batch_table() const { return spec_.window > 0 && !ledger_.few(); }
     BatchTable& table_of(const CacheTensor& c);
 
     CacheSpec                            spec_;

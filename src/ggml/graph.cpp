@@ -248,7 +248,7 @@ private:
         job.node = t, job.op = t->op, job.way = way_of(t);
         std::memcpy(job.params, t->op_params, sizeof job.params);
         job.stage = 0, job.failed = false;
-        job.shared_first_step = job.way == Way::kWrite && (tiles_of(t)->exact() || tiles_of(t)->calibrating() || tiles_of(t)->collector());
+        job.shared_first_step = job.way == Way::kWrite && needs_preparation(*tiles_of(t));
         (job.way == Way::kWrite ? stats().native_writes : job.way == Way::kAttend ? stats().native_attention : stats().generic_ops)++;
         if (job.way == Way::kGeneric)
             say_once(std::string("operation ") + ggml_op_name(t->op) + " on a compressed cache runs by way of f16 (correct, slower)");

@@ -47,21 +47,21 @@ struct KvBuffer {
 
 KvBuffer* of(ggml_backend_buffer_t b) { return static_cast<KvBuffer*>(abi::layout(b)->context); }
 
-// Layers with a cache, in the order the host created them: the index first=/last= count in. "cache_k_l7" and "cache_v_l7" are one layer.
-std::vector<std::string> layer_names(const std::vector<const ggml_tensor*>& caches) {
-    std::vector<std::string> layers;
-    for (const ggml_tensor* t : caches) {
-        const char*       l    = std::strrchr(t->name, '_');
-        const std::string name = l ? l : t->name;
-        if (std::find(layers.begin(), layers.end(), name) == layers.end()) layers.push_back(name);
-    }
-    return layers;
+// "cache_k_l7" and "cache_v_l7" are one layer.
+std::string layer_name(const ggml_tensor* t) {
+    const char* l = std::strrchr(t->name, '_');
+    return l ? l : t->name;
 }
 
-// The index first=/last= count in.
+// Layers with a cache, in the order the host created them: the index first=/last= count in.
+std::vector<std::string> layer_names(const std::vector<const ggml_tensor*>& caches) {
+    std::vector<std::string> layers;
+    for (const ggml_tensor* t : caches)
+        if (const std::string name = layer_name(t); std::find(layers.begin(), layers.end(), name) == layers.end()) layers.push_back(name);
+    return layers;
+}
 int layer_index(const ggml_tensor* t, const std::vector<std::string>& layers) {
-    const char* l = std::strrchr(t->name, '_');
-    return static_cast<int>(std::find(layers.begin(), layers.end(), l ? l : t->name) - layers.begin());
+    return static_cast<int>(std::find(layers.begin(), layers.end(), layer_name(t)) - layers.begin());
 }
 
 const Format& format_of(const ggml_tensor* t, Operand op, const std::vector<std::string>& layers, const CacheSpec& spec,
@@ -79,12 +79,6 @@ TensorPlan plan_of(const ggml_tensor* t, Operand op, const std::vector<std::stri
     plan.mean_tokens = spec.mean;
     plan.sinks       = spec.sink > 0;
     return plan;
-}
-
-// Of the layer of this tensor, without a profile.
-bool some_compressed(const ggml_tensor* t, const std::vector<std::string>& layers, const CacheSpec& spec) {
-    const int i = layer_index(t, layers), n = static_cast<int>(layers.size());
-    return format(spec.k_of(i, n)).transformed() || format(spec.v_of(i, n)).transformed();
 }
 
 std::unique_ptr<CacheTensor> make_cache(const ggml_tensor* t, Operand op, const TensorPlan& plan,
@@ -108,11 +102,12 @@ ggml_status init_tensor(ggml_backend_buffer_t b, ggml_tensor* t) {
         Operand   op;
         // A copy that the host makes of a cache tensor keeps the name; only those announced before are caches.
         if (is_cache_tensor(t, &op) && std::find(kv->planned.begin(), kv->planned.end(), t) != kv->planned.end()) {
-            TensorPlan plan = plan_of(t, op, layer_names(kv->planned), kv->spec, kv->profile.get());
+            const auto layers = layer_names(kv->planned);
+            TensorPlan plan   = plan_of(t, op, layers, kv->spec, kv->profile.get());
             if (!kv->exact && (plan.exact_slots > 0 || plan.mean_tokens > 0 || kv->self_profile))
                 kv->exact = std::make_unique<ExactCache>(kv->spec, static_cast<int>(t->ne[2] * t->ne[3]), t->ne[1]);
-            plan.exact          = kv->exact.get();
-            plan.self_profile   = some_compressed(t, layer_names(kv->planned), kv->spec) ? kv->self_profile.get() : nullptr;
+            plan.exact = kv->exact.get();
+            if (kv->spec.compresses(layer_index(t, layers), static_cast<int>(layers.size()))) plan.self_profile = kv->self_profile.get();
             kv->caches[t->data] = make_cache(t, op, plan, kv->profile);
         } else kv->plain_bytes += ggml_nbytes(t);
         if (kv->unplaced > 0 && --kv->unplaced == 0) {

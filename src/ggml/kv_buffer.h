@@ -4,8 +4,10 @@
 // host holds; compressed rows live in TileStores beside it. A cache view is (root tensor, byte offset in declared f16 bytes).
 // Tensors that are no compressed caches (other types, transposed V, unsupported head_dim, snapshots) live at their address as plain bytes.
 #pragma once
+#include <functional>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -24,6 +26,11 @@ inline const ggml_tensor* root_of(const ggml_tensor* t) { return t->view_src ? t
 inline int64_t row_index(const ggml_tensor* cells, int64_t i) {
     const char* at = static_cast<const char*>(cells->data) + static_cast<size_t>(i) * cells->nb[0];
     return cells->type == GGML_TYPE_I64 ? *reinterpret_cast<const int64_t*>(at) : *reinterpret_cast<const int32_t*>(at);
+}
+
+// Row i of the f32 operand of SET_ROWS.
+inline const float* row_of(const ggml_tensor* rows, int64_t i) {
+    return reinterpret_cast<const float*>(static_cast<const char*>(rows->data) + static_cast<size_t>(i) * rows->nb[1]);
 }
 
 inline size_t offset_of(const ggml_tensor* t) { return t->view_src ? t->view_offs : 0; }
@@ -85,9 +92,9 @@ public:
     void clear();
 
     // The keys' mean is still to be measured: rows of a SET_ROWS node, before they are written. One thread.
-    bool calibrates() const { return operand_ == Operand::K && plan_.mean_tokens > 0; }
+    bool calibrates() const { return operand_ == Operand::K && plan_.mean_tokens > 0 && plan_.format.transformed(); }
     bool calibrating() const { return !calibration_.done(); }
-    void calibrate(const ggml_tensor* rows, const ggml_tensor* cells, int64_t first);
+    void calibrate(const ggml_tensor* node);
 
     // profile=auto, until it is there: rows are kept as they came.
     SelfProfile* collector() const;
@@ -111,7 +118,13 @@ public:
         int     stream, head;
         int64_t cell;
     };
-    Cell    cell_of(int64_t head_row) const;                     // head_row = offset / (2 * head_dim)
+    Cell    cell_of(int64_t head_row) const;           // head_row = offset / (2 * head_dim)
+    int64_t first_cell(const ggml_tensor* view) const; // of all streams together, as the indices of SET_ROWS count from
+    // Beside exact rows the codes are those of the f16 row: they are the same again when it comes back from a saved state. [n] values.
+    void as_kept(const float* x, float* kept, int64_t n) const;
+    // The rows of a SET_ROWS node as_kept(), all KV heads: f(number of the row, stream, cell of the stream, row). False: a row lies outside
+    // the cache, and f saw only those before it.
+    bool    each_row(const ggml_tensor* node, const std::function<void(size_t, int, int64_t, std::span<const float>)>& f) const;
     void    write_row(const Cell& c, const float* x);            // counts refused rows
     void    write_copy(const Cell& c, const uint8_t* canonical); // codes of another row of this tensor
     int64_t rows() const { return n_streams_ * n_cells_ * (n_embd_ / head_dim()); }

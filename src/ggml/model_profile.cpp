@@ -1,3 +1,4 @@
+// The profiles that are loaded, and whose model they are of.
 #include "ggml/model_profile.h"
 
 #include <cstdlib>

@@ -1,3 +1,4 @@
+// Caches of other types, by name.
 #include "ggml/other_types.h"
 
 #include <cstring>

@@ -9,10 +9,10 @@
 #include <exception>
 #include <utility>
 
-#include "base/half.h"
 #include "ggml-backend.h"
 #include "ggml/exact_cache.h"
 #include "ggml/kv_buffer.h"
+#include "ggml/rope_node.h"
 #include "ggml/stats.h"
 
 namespace tightkv {
@@ -23,27 +23,16 @@ bool all_finite(std::span<const float> x) {
     return std::all_of(x.begin(), x.end(), [](float v) { return std::isfinite(v); });
 }
 
-// The first positions of a sequence are unlike all others.
-bool left_out(int32_t position) { return position >= 0 && position < SelfCalibration::kLeftOut; }
-
 // What a ROPE node does to rows of head_dim values; nothing where there is none or it is of another kind (M-RoPE): then statistics are of
-// the positions they were taken at. Parameters as ggml's rope lays them out.
-Rope rope_of(const ggml_tensor* node, int head_dim) {
-    if (!node) return {};
-    const int32_t* p      = node->op_params;
-    const int      n_dims = p[1], mode = p[2], n_ctx_orig = p[4], first = p[15];
-    float          f[6]; // freq_base, freq_scale, ext_factor, attn_factor, beta_fast, beta_slow
-    std::memcpy(f, p + 5, sizeof f);
-    if ((mode != GGML_ROPE_TYPE_NORMAL && mode != GGML_ROPE_TYPE_NEOX) || first != 0 || n_dims < 2 || n_dims > head_dim) return {};
-    std::span<const float> factors;
-    if (const ggml_tensor* t = node->src[2]) {
-        const ggml_backend_buffer_t buffer = root_of(t)->buffer;
-        if (t->type != GGML_TYPE_F32 || !buffer || !ggml_backend_buffer_is_host(buffer) || t->ne[0] < n_dims / 2) return {};
-        factors = {static_cast<const float*>(t->data), static_cast<size_t>(n_dims / 2)};
-    }
-    float ramp[2];
-    ggml_rope_yarn_corr_dims(n_dims, n_ctx_orig, f[0], f[4], f[5], ramp);
-    return {rope_frequencies(n_dims, f[0], f[1], f[2], ramp, factors), mode == GGML_ROPE_TYPE_NEOX};
+// the positions they were taken at.
+Rope rope_of_rows(const ggml_tensor* node, int head_dim) {
+    const int n_dims = node ? rope_dims(node) : 0;
+    if (n_dims == 0 || n_dims > head_dim) return {};
+    const ggml_tensor* const t = node->src[2];
+    if (!t) return rope_of(node, {});
+    const ggml_backend_buffer_t buffer = root_of(t)->buffer;
+    if (t->type != GGML_TYPE_F32 || !buffer || !ggml_backend_buffer_is_host(buffer) || t->ne[0] < n_dims / 2) return {};
+    return rope_of(node, {static_cast<const float*>(t->data), static_cast<size_t>(n_dims / 2)});
 }
 
 } // namespace
@@ -65,29 +54,21 @@ void SelfProfile::begin_batch(std::span<CacheTensor* const> tensors) {
 }
 
 void SelfProfile::add_rows(CacheTensor& c, const ggml_tensor* node) {
-    const ggml_tensor *rows = node->src[0], *cells = node->src[1];
-    const size_t       n     = static_cast<size_t>(c.n_embd());
-    const int64_t      first = static_cast<int64_t>(offset_of(node) / (n * 2));
-    const int          d     = c.head_dim();
-    std::vector<float> x(n);
-    running_ = true;
+    const size_t n = static_cast<size_t>(c.n_embd());
+    const int    d = c.head_dim();
+    running_       = true;
     rows_.clear();
-    for (int64_t i = 0; i < rows->ne[1]; i++) {
-        const int64_t cell = first + row_index(cells, i);
-        if (cell < 0 || cell >= c.n_cells() * c.n_streams()) return; // write_rows() will say so
-        std::memcpy(x.data(), static_cast<const char*>(rows->data) + static_cast<size_t>(i) * rows->nb[1], n * sizeof(float));
-        if (c.exact()) // as write_rows() will have it
-            for (float& v : x) v = half_to_float(float_to_half(v));
-        c.keep_row(static_cast<int>(cell / c.n_cells()), cell % c.n_cells(), x.data());
-        const int32_t position = c.exact_cache()->position(static_cast<size_t>(i));
-        if (left_out(position) || !all_finite(x)) continue;
+    const bool all = c.each_row(node, [&](size_t i, int stream, int64_t cell, std::span<const float> x) {
+        c.keep_row(stream, cell, x.data());
+        const int32_t position = c.exact_cache()->position(i);
+        if (SelfCalibration::left_out(position) || !all_finite(x)) return;
         last_position_ = std::max<int64_t>(last_position_, position);
         rows_.insert(rows_.end(), x.begin(), x.end());
-    }
-    if (rows_.empty()) return;
+    });
+    if (!all || rows_.empty()) return; // write_rows() will say what is wrong
     const bool keys = c.operand() == Operand::K;
     statistics_.add_rows(c.block(), c.operand(), d, static_cast<int>(c.n_embd() / d), rows_);
-    if (keys) statistics_.set_rope(c.block(), rope_of(rope_of_keys(node), d));
+    if (keys) statistics_.set_rope(c.block(), rope_of_rows(rope_of_keys(node), d));
     seen_[c.block()][keys ? kKeys : kValues] += static_cast<int64_t>(rows_.size() / n);
 }
 
@@ -99,7 +80,7 @@ void SelfProfile::add_queries(const CacheTensor& k, const ggml_tensor* q) {
     rows_.clear();
     for (size_t s = 0; s < streams; s++)
         for (size_t t = 0; t < tokens; t++) {
-            if (ordered && left_out(batch.position(s * tokens + t))) continue;
+            if (ordered && SelfCalibration::left_out(batch.position(s * tokens + t))) continue;
             const size_t at = rows_.size();
             rows_.resize(at + n);
             for (size_t h = 0; h < heads; h++)

@@ -1,7 +1,6 @@
 // SET_ROWS: new keys and values of a batch into the compressed cache.
 #include <stdexcept>
 
-#include "base/half.h"
 #include "ggml/cache_ops.h"
 #include "ggml/exact_cache.h"
 #include "ggml/self_profile.h"
@@ -16,12 +15,13 @@ bool can_write_rows(const ggml_tensor* node) {
            rows->nb[0] == sizeof(float) && node->nb[1] == static_cast<size_t>(c->n_embd()) * 2;
 }
 
-// Single-threaded, before the rows of a node are written: the keys' mean may be due, a profile is measured, and exact rows may need a
-// table.
+// The keys' mean may be due, a profile is measured, or exact rows need a table of the batch: seldom once a text is under way, and then no
+// thread has to wait for one of them.
+bool needs_preparation(const CacheTensor& c) { return c.calibrating() || c.collector() || (c.exact() && c.exact_cache()->batch_table()); }
+
 void prepare_rows(const ggml_tensor* node) {
     CacheTensor* c = cache_of(node);
-    if (c->calibrating())
-        c->calibrate(node->src[0], node->src[1], static_cast<int64_t>(offset_of(node) / (static_cast<size_t>(c->n_embd()) * 2)));
+    if (c->calibrating()) c->calibrate(node);
     if (SelfProfile* p = c->collector()) p->add_rows(*c, node);
     if (c->exact()) c->exact_cache()->prepare_write(*c, node->src[0]);
 }
@@ -31,11 +31,11 @@ void write_rows(const ggml_tensor* node, int thread, int n_threads) {
     CacheTensor*       c    = cache_of(node);
     const ggml_tensor *rows = node->src[0], *cells = node->src[1];
     const int          d = c->head_dim(), heads = c->store()->shape().n_kv_heads;
-    const int64_t      first = static_cast<int64_t>(offset_of(node) / (static_cast<size_t>(c->n_embd()) * 2));
+    const int64_t      first = c->first_cell(node);
     for (int64_t i = 0; i < rows->ne[1]; i++) {
         const int64_t cell = first + row_index(cells, i);
         if (cell < first || cell >= first + node->ne[1]) throw std::out_of_range("a row index outside the cache view");
-        const float* x    = reinterpret_cast<const float*>(static_cast<const char*>(rows->data) + static_cast<size_t>(i) * rows->nb[1]);
+        const float* x    = row_of(rows, i);
         const auto   tile = cell % c->n_cells() / kTileTokens;
         for (int h = 0; h < heads; h++) {
             if ((tile * heads + h) % n_threads != thread) continue;
@@ -45,11 +45,10 @@ void write_rows(const ggml_tensor* node, int thread, int n_threads) {
                 c->write_row(at, row);
                 continue;
             }
-            // The codes are those of the f16 row: they are the same again when the row comes back from a saved state.
-            float half[kMaxHeadDim];
-            for (int k = 0; k < d; k++) half[k] = half_to_float(float_to_half(row[k]));
-            c->write_row(at, half);
-            c->exact_cache()->write_row(*c, static_cast<size_t>(i), h, half);
+            float kept[kMaxHeadDim];
+            c->as_kept(row, kept, d);
+            c->write_row(at, kept);
+            c->exact_cache()->write_row(*c, static_cast<size_t>(i), h, kept);
         }
     }
 }

@@ -576,4 +576,15 @@ private:
     std::string before_ = kernels().name;
 };
 
+// On every level that is here.
+inline void expect_within_bounds(const AttentionCase& c) {
+    IsaRestorer   restore;
+    AttentionData data(c);
+    data.make_reference();
+    for (const std::string& isa : isa_names()) {
+        ASSERT_TRUE(set_isa(isa).ok());
+        EXPECT_EQ(data.complaint(data.run(), isa), "");
+    }
+}
+
 } // namespace tightkv::test

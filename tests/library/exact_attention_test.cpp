@@ -7,20 +7,6 @@
 using namespace tightkv;
 using namespace tightkv::test;
 
-namespace {
-
-void expect_within_bounds(const AttentionCase& c) {
-    IsaRestorer   restore;
-    AttentionData data(c);
-    data.make_reference();
-    for (const std::string& isa : isa_names()) {
-        ASSERT_TRUE(set_isa(isa).ok());
-        EXPECT_EQ(data.complaint(data.run(), isa), "");
-    }
-}
-
-} // namespace
-
 TEST(AttentionWithMeans, EveryPairOfFormats) {
     for (const Format& k : all_formats())
         for (const Format& v : all_formats())

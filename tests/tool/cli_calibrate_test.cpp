@@ -27,12 +27,6 @@ protected:
     Outcome eval(const std::string& on, const std::string& profile) const {
         return run_tool("eval --ctx 32 --chunks 1 -t 1 -o json -m '" + on + "' --cache 'turbo3:profile=" + profile + "'");
     }
-    static void expect_refusal(const Outcome& o, int code, std::initializer_list<std::string> parts) {
-        EXPECT_EQ(o.exit_code, code) << o.err;
-        EXPECT_EQ(o.out, "");
-        const std::string line = error_line(o);
-        for (const std::string& p : parts) EXPECT_TRUE(has(line, p)) << "'" << line << "' lacks '" << p << "'";
-    }
     Profile loaded() const {
         Profile      p;
         const Status s = Profile::load(file, p);

@@ -60,9 +60,7 @@ TEST_F(CliLab, FittedMethodsSeeTheProjectsText) {
     ASSERT_EQ(plain.exit_code, 0) << plain.err;
     EXPECT_FALSE(nlohmann::json::parse(plain.out).contains("lab_text"));
     const Outcome same = eval("--ctx 128 --chunks 2 --cache lab:kivi2,lab:squat2");
-    EXPECT_EQ(same.exit_code, 2);
-    EXPECT_EQ(same.out, "");
-    for (const char* part : {"lab:squat2", "demo.txt", "--text"}) EXPECT_TRUE(has(error_line(same), part)) << same.err;
+    expect_refusal(same, 2, {"lab:squat2", "demo.txt", "--text"});
 }
 
 TEST_F(CliLab, Refusals) {

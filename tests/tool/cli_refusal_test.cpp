@@ -22,12 +22,7 @@ protected:
     Outcome eval(const std::string& arguments, const std::string& before = "") const {
         return run_tool("eval --ctx 32 --chunks 1 -t 1 -o json -m '" + model + "' " + arguments, before);
     }
-    static void expect_refusal(const Outcome& o, std::initializer_list<std::string> parts) {
-        EXPECT_EQ(o.exit_code, 1) << o.err;
-        EXPECT_EQ(o.out, "");
-        const std::string line = error_line(o);
-        for (const std::string& p : parts) EXPECT_TRUE(has(line, p)) << "'" << line << "' lacks '" << p << "'";
-    }
+    static void expect_refusal(const Outcome& o, std::initializer_list<std::string> parts) { test::expect_refusal(o, 1, parts); }
     // Ran, and this is whether a cache of ours was computed by the adapter.
     static bool active(const Outcome& o) {
         EXPECT_EQ(o.exit_code, 0) << o.err;

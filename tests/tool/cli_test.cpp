@@ -60,11 +60,15 @@ TempFolder::~TempFolder() {
 }
 
 void expect_error(const std::string& arguments, int exit_code, std::initializer_list<const char*> parts) {
-    const Outcome o = run_tool(arguments);
-    EXPECT_EQ(o.exit_code, exit_code) << arguments << "\n" << o.err;
-    EXPECT_EQ(o.out, "") << arguments;
+    SCOPED_TRACE(arguments);
+    expect_refusal(run_tool(arguments), exit_code, {parts.begin(), parts.end()});
+}
+
+void expect_refusal(const Outcome& o, int exit_code, const std::vector<std::string>& parts) {
+    EXPECT_EQ(o.exit_code, exit_code) << o.err;
+    EXPECT_EQ(o.out, "");
     const std::string line = error_line(o);
-    for (const char* p : parts) EXPECT_TRUE(line.find(p) != std::string::npos) << arguments << ": '" << line << "' lacks '" << p << "'";
+    for (const std::string& p : parts) EXPECT_TRUE(has(line, p)) << "'" << line << "' lacks '" << p << "'";
 }
 
 namespace {

@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <initializer_list>
 #include <string>
+#include <vector>
 
 namespace tightkv::tool::test {
 
@@ -20,6 +21,9 @@ std::string error_line(const Outcome& o);
 
 // Runs it: this exit code, nothing on stdout, and one line of ours that has all the parts.
 void expect_error(const std::string& arguments, int exit_code, std::initializer_list<const char*> parts);
+
+// It ended so: this exit code, nothing on stdout, and one line of ours that has all the parts.
+void expect_refusal(const Outcome& o, int exit_code, const std::vector<std::string>& parts);
 
 // An empty folder that goes when its test ends.
 class TempFolder {
