@@ -64,15 +64,17 @@ void set_norms(Profile& p, const std::string& path) {
 }
 
 // For people, in one line of any file name.
-std::string described(const std::string& text_file, size_t tokens, int chunk, int64_t positions) {
+std::string listened_to(const std::string& text_file, size_t tokens, int chunk) {
     std::string name = std::filesystem::path(text_file).filename().string();
     std::replace_if(
         name.begin(), name.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
-    return fmt::format("{}, {} tokens in chunks of {}, for positions up to {}, by tightkv {}", name, tokens, chunk, positions,
-                       TIGHTKV_VERSION);
+    return fmt::format("{}, {} tokens in chunks of {}", name, tokens, chunk);
 }
 
-bool belongs_to(const Model& model, const std::string& file) {
+// Is the profile one of this model, made from what is said?
+bool is_of(const Model& model, const std::string& file, const std::string& made_from) {
+    Profile p;
+    if (!Profile::load(file, p).ok() || !p.made_from.starts_with(made_from + ",")) return false;
     CacheChoice c{.name = file, .stock = false, .spec = {}};
     c.spec.profile = file;
     try {
@@ -102,23 +104,25 @@ bool calibrate(const Model& model, const CalibrationPlan& plan, Progress& progre
     if (const Status s = listener.statistics.solve(positions - chunk + 1, profile); !s.ok())
         throw failure(fmt::format("{} cannot be calibrated on {}: {}", plan.model_path, plan.text_file, s.message()));
     profile.architecture = architecture_of(plan.model_path);
-    profile.made_from    = described(plan.text_file, plan.chunks.size() * static_cast<size_t>(chunk), chunk, positions);
+    profile.made_from =
+        fmt::format("{}, for positions up to {}, by tightkv {}",
+                    listened_to(plan.text_file, plan.chunks.size() * static_cast<size_t>(chunk), chunk), positions, TIGHTKV_VERSION);
     set_norms(profile, plan.model_path);
     out = std::move(profile);
     return true;
 }
 
-std::string profile_in_cache(const Model& model, const std::string& model_path, const std::string& text_file,
-                             const std::vector<Token>& tokens, size_t skip, int threads) {
-    namespace fs        = std::filesystem;
-    const fs::path file = fs::path(cache_folder()) / "models" / (fs::path(model_path).stem().string() + ".tkv");
-    if (fs::exists(file) && belongs_to(model, file.string())) return file.string();
-    const int chunk = std::min(kCalibrationChunk, model.n_ctx_train());
-    if (tokens.size() < skip) throw failure(fmt::format("text {} is too short to calibrate on", text_file));
-    const std::vector<Token> rest(tokens.begin() + static_cast<ptrdiff_t>(skip), tokens.end());
-    const auto               chunks = cut_chunks(rest, chunk, kCalibrationTokens / chunk, model.bos(), text_file);
-    Progress                 progress(static_cast<double>(chunks.size()) * chunk);
-    Profile                  made;
+std::string profile_in_cache(const Model& model, const std::string& model_path, int threads) {
+    namespace fs                = std::filesystem;
+    const fs::path    file      = fs::path(cache_folder()) / "models" / (fs::path(model_path).stem().string() + ".tkv");
+    const std::string text_file = calibration_text();
+    const int         chunk     = std::min(kCalibrationChunk, model.n_ctx_train());
+    const size_t      n_chunks  = static_cast<size_t>(kCalibrationTokens / chunk);
+    if (fs::exists(file) && is_of(model, file.string(), listened_to(text_file, n_chunks * static_cast<size_t>(chunk), chunk)))
+        return file.string();
+    const auto chunks = cut_chunks(model.tokenize(read_text(text_file)), chunk, static_cast<int>(n_chunks), model.bos(), text_file);
+    Progress   progress(static_cast<double>(chunks.size()) * chunk);
+    Profile    made;
     if (!calibrate(model, {model_path, text_file, chunks, std::min<int64_t>(2048, model.n_ctx_train()), threads}, progress, made))
         return {};
     fs::create_directories(file.parent_path());

@@ -9,7 +9,7 @@
 
 namespace tightkv::tool {
 
-inline constexpr int kCalibrationChunk = 512, kCalibrationTokens = 4096;
+inline constexpr int kCalibrationChunk = 512;
 
 struct CalibrationPlan {
     std::string                            model_path, text_file; // for messages, and for what the profile says of itself
@@ -21,9 +21,8 @@ struct CalibrationPlan {
 // False: interrupted. Throws Failure where the text or the model cannot be calibrated on. Progress counts tokens.
 bool calibrate(const Model& model, const CalibrationPlan& plan, Progress& progress, Profile& out);
 
-// The profile of a model in the cache folder, made there at first use (or where the file is damaged or another model's) from the tokens of
-// a text from `skip` on. Empty: interrupted.
-std::string profile_in_cache(const Model& model, const std::string& model_path, const std::string& text_file,
-                             const std::vector<Token>& tokens, size_t skip, int threads);
+// The profile of a model in the cache folder, made there at first use (or where the file is damaged, or of another model or text) from the
+// text that comes with the project. Empty: interrupted.
+std::string profile_in_cache(const Model& model, const std::string& model_path, int threads);
 
 } // namespace tightkv::tool

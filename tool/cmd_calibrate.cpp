@@ -20,7 +20,7 @@ namespace tightkv::tool {
 
 namespace {
 
-constexpr int kBudgetChunk = 256, kProbes = 2, kHeldOut = 4; // for --budget: chunks that units are measured on, and those it is judged on
+constexpr int kBudgetChunk = 256, kProbes = 6, kHeldOut = 10; // for --budget: chunks that units are measured on, and those it is judged on
 // What comes behind the calibration's own tokens: the probes, then what is held out. Empty without a budget.
 std::vector<std::vector<Token>> budget_chunks(const CalibrateOptions& o, const std::vector<Token>& tokens, size_t used, Token bos,
                                               const std::string& text_file) {
@@ -37,7 +37,7 @@ std::vector<std::vector<Token>> budget_chunks(const CalibrateOptions& o, const s
 int run_calibrate(const CalibrateOptions& o) {
     const auto        start     = std::chrono::steady_clock::now();
     const std::string path      = model_path(o.model);
-    const std::string text_file = o.text.empty() ? demo_text() : o.text;
+    const std::string text_file = o.text.empty() ? calibration_text() : o.text;
     const std::string text      = read_text(text_file);
     int               threads   = thread_count(o.threads);
     OutputFile        out(o.output);

@@ -50,7 +50,7 @@ int run_demo(const DemoOptions& o) {
         const Model quick(path);
         if (o.threads == 0) threads = pick_threads(exact, threads);
         std::vector<Token> tokens  = exact.tokenize(text);
-        const std::string  profile = profile_in_cache(exact, path, text_file, tokens, size_t{kCtx} * kChunks, threads);
+        const std::string  profile = profile_in_cache(exact, path, threads);
         if (!profile.empty()) caches.push_back(profiled(profile));
         figures.caches = caches;
         QualityPlan quality;

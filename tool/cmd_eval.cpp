@@ -34,7 +34,7 @@ int run_eval(const EvalOptions& o) {
 
     const bool in_lab = std::any_of(plan.candidates.begin(), plan.candidates.end(), [](const CacheChoice& c) { return !c.lab.empty(); });
     std::optional<LabFits> lab;
-    if (in_lab) plan.lab = &lab.emplace(model, plan.candidates, demo_text(), text_file, o.ctx, plan.threads);
+    if (in_lab) plan.lab = &lab.emplace(model, plan.candidates, calibration_text(), text_file, o.ctx, plan.threads);
 
     QualityResult result;
     {
@@ -49,7 +49,7 @@ int run_eval(const EvalOptions& o) {
                   {"threads", plan.threads},
                   {"host_version", host_version()},
                   {"adapter_active", result.adapter_active}};
-    if (lab && lab->fitted_on_text()) about["lab_text"] = demo_text();
+    if (lab && lab->fitted_on_text()) about["lab_text"] = calibration_text();
     if (result.interrupted) about["interrupted"] = true;
     std::vector<Json> rows;
     for (const QualityRow& r : result.rows) rows.push_back(to_row(r));

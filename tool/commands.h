@@ -39,10 +39,13 @@ struct DemoOptions {
 };
 int run_demo(const DemoOptions& o);
 
+inline constexpr int kCalibrationTokens = 16384;
+
 struct CalibrateOptions {
-    std::string model  = "default", text, output;
-    int         tokens = 4096, target_ctx = 0, threads = 0; // target_ctx 0: 2048, or what the model was trained for where that is less
-    double      budget = 0;                                 // bits per value; 0: formats are left to the specification
+    std::string model      = "default", text, output;
+    int         tokens     = kCalibrationTokens;
+    int         target_ctx = 0, threads = 0; // target_ctx 0: 2048, or what the model was trained for where that is less
+    double      budget = 0;                  // bits per value; 0: formats are left to the specification
     bool        expand = true, verbose = false;
 };
 int run_calibrate(const CalibrateOptions& o);

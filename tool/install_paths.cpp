@@ -31,14 +31,17 @@ std::string library(const char* name) {
     return first_of({prefix / "lib" / name, prefix / TIGHTKV_LIB_DIR / name, bin_folder() / name});
 }
 
+std::string data(const char* name) {
+    return first_of({bin_folder().parent_path() / "share/tightkv" / name, fs::path(TIGHTKV_DATA_DIR) / name});
+}
+
 } // namespace
 
 std::string adapter_file() { return library("libggml-tightkv.so"); }
 std::string preload_file() { return library("libtightkv-preload.so"); }
 
-std::string demo_text() {
-    return first_of({bin_folder().parent_path() / "share/tightkv/demo.txt", fs::path(TIGHTKV_DATA_DIR) / "demo.txt"});
-}
+std::string demo_text() { return data("demo.txt"); }
+std::string calibration_text() { return data("calibration.txt"); }
 
 std::string cache_folder() {
     if (const char* c = std::getenv("TIGHTKV_CACHE"); c && *c) return c;

@@ -1,7 +1,7 @@
 // Candidates of the lab (lab:NAME): an f16 cache of the host in which every row is replaced, right after it was written, by what the method
 // makes of it. So all methods meet the same attention, on both paths; what they would store is counted, not stored.
 //
-// Methods that are fitted see the project's own text (data/demo.txt), never the text that is measured.
+// Methods that are fitted see the project's own text (data/calibration.txt), never the text that is measured.
 #pragma once
 #include <map>
 #include <memory>

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 #include <complex>
-#include <numbers>
 #include <utility>
 
 #include <Eigen/Dense>
@@ -32,33 +31,17 @@ Gaussian expectations(const Moments& m) {
     return g;
 }
 
-// Mean of exp(i f o) over o = 0 … n-1.
-Complex mean_turn(double f, int64_t n) {
-    const double half = std::remainder(f, 2 * std::numbers::pi) / 2, count = static_cast<double>(n);
-    if (std::fabs(half) < 1e-12) return 1.0; // n half is nothing, too, for any n there is
-    return std::polar(std::sin(count * half) / (count * std::sin(half)), half * (count - 1));
-}
-
 // Rows turned by every offset 0 … n-1, exactly. As complex numbers z the pairs are multiplied by exp(i f o), so E[z_a conj z_b] turns with
 // the difference of the frequencies and E[z_a z_b] with their sum.
 void extend(Gaussian& g, const Rope& rope, int64_t n) {
-    const auto           d       = g.mean.size();
-    const auto           turning = static_cast<Eigen::Index>(rope.frequencies.size());
-    std::vector<int64_t> x, y;
-    std::vector<double>  f;
-    const auto           pair = [&](Eigen::Index a, Eigen::Index b, double turn) { x.push_back(a), y.push_back(b), f.push_back(turn); };
-    for (Eigen::Index i = 0; i < turning; i++) {
-        if (rope.halves) pair(i, i + turning, rope.frequencies[static_cast<size_t>(i)]);
-        else pair(2 * i, 2 * i + 1, rope.frequencies[static_cast<size_t>(i)]);
-    }
-    for (Eigen::Index i = 2 * turning; i + 1 < d; i += 2) pair(i, i + 1, 0.0); // what RoPE leaves alone
-    for (size_t a = 0; a < f.size(); a++) {
-        const Complex z = Complex(g.mean[x[a]], g.mean[y[a]]) * mean_turn(f[a], n);
-        g.mean[x[a]] = z.real(), g.mean[y[a]] = z.imag();
-        for (size_t b = 0; b < f.size(); b++) {
-            double &      xx = g.second(x[a], x[b]), &xy = g.second(x[a], y[b]), &yx = g.second(y[a], x[b]), &yy = g.second(y[a], y[b]);
-            const Complex p = Complex(xx + yy, yx - xy) * mean_turn(f[a] - f[b], n);
-            const Complex q = Complex(xx - yy, yx + xy) * mean_turn(f[a] + f[b], n);
+    const std::vector<RopePair> pairs = rope_pairs(rope, g.mean.size());
+    for (const RopePair& a : pairs) {
+        const Complex z = Complex(g.mean[a.x], g.mean[a.y]) * mean_turn(a.f, n);
+        g.mean[a.x] = z.real(), g.mean[a.y] = z.imag();
+        for (const RopePair& b : pairs) {
+            double &      xx = g.second(a.x, b.x), &xy = g.second(a.x, b.y), &yx = g.second(a.y, b.x), &yy = g.second(a.y, b.y);
+            const Complex p = Complex(xx + yy, yx - xy) * mean_turn(a.f - b.f, n);
+            const Complex q = Complex(xx - yy, yx + xy) * mean_turn(a.f + b.f, n);
             xx = (p + q).real() / 2, yy = (p - q).real() / 2, yx = (p + q).imag() / 2, xy = (q - p).imag() / 2;
         }
     }

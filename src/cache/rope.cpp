@@ -3,8 +3,27 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
 
 namespace tightkv {
+
+std::vector<RopePair> rope_pairs(const Rope& rope, int64_t head_dim) {
+    std::vector<RopePair> pairs;
+    const auto            turning = static_cast<int64_t>(rope.frequencies.size());
+    for (int64_t i = 0; i < turning; i++) {
+        const double f = rope.frequencies[static_cast<size_t>(i)];
+        if (rope.halves) pairs.push_back({i, i + turning, f});
+        else pairs.push_back({2 * i, 2 * i + 1, f});
+    }
+    for (int64_t i = 2 * turning; i + 1 < head_dim; i += 2) pairs.push_back({i, i + 1, 0.0});
+    return pairs;
+}
+
+std::complex<double> mean_turn(double f, int64_t n) {
+    const double half = std::remainder(f, 2 * std::numbers::pi) / 2, count = static_cast<double>(n);
+    if (std::fabs(half) < 1e-12) return 1.0; // n half is nothing, too, for any n there is
+    return std::polar(std::sin(count * half) / (count * std::sin(half)), half * (count - 1));
+}
 
 std::vector<double> rope_frequencies(int n_dims, float base, float scale, float ext_factor, const float (&ramp)[2],
                                      std::span<const float> factors) {

@@ -3,9 +3,31 @@
 
 #include <algorithm>
 #include <cmath>
+#include <complex>
 #include <memory>
+#include <span>
 
 namespace tightkv {
+
+namespace {
+
+// The mean of rows at positions below `seen`, of one head, made that of longer texts. How long they will be is not known: lengths count
+// alike by octaves, up to n_cells.
+void extend(std::span<double> mean, const Rope& rope, int64_t seen, int64_t n_cells) {
+    for (const RopePair& p : rope_pairs(rope, static_cast<int64_t>(mean.size()))) {
+        double &             x = mean[static_cast<size_t>(p.x)], &y = mean[static_cast<size_t>(p.y)];
+        std::complex<double> turn    = 0;
+        int                  lengths = 0;
+        for (int64_t length = seen; length < n_cells; lengths++) {
+            length = std::min(2 * length, n_cells);
+            turn += mean_turn(p.f, length - seen + 1);
+        }
+        const std::complex<double> z = lengths ? std::complex(x, y) * turn / static_cast<double>(lengths) : std::complex(x, y);
+        x = z.real(), y = z.imag();
+    }
+}
+
+} // namespace
 
 void SelfCalibration::observe(const TileStore& store, int stream, int64_t cell, int32_t position, const float* row) {
     const size_t n = static_cast<size_t>(store.shape().n_kv_heads) * static_cast<size_t>(store.shape().head_dim);
@@ -15,6 +37,7 @@ void SelfCalibration::observe(const TileStore& store, int stream, int64_t cell, 
     sum_.resize(n);
     for (size_t i = 0; i < n; i++) sum_[i] += static_cast<double>(row[i]);
     counted_++;
+    seen_ = std::max<int64_t>(seen_, position + 1);
     if (counted_in_.size() <= static_cast<size_t>(stream)) counted_in_.resize(static_cast<size_t>(stream) + 1);
     counted_in_[static_cast<size_t>(stream)]++;
 }
@@ -27,9 +50,11 @@ bool SelfCalibration::update(TileStore& store) {
     const size_t                                  d = static_cast<size_t>(store.shape().head_dim), n = sum_.size();
     std::vector<std::shared_ptr<const Transform>> transforms;
     for (size_t at = 0; at < n; at += d) {
-        std::vector<float> mean(d);
-        for (size_t i = 0; i < d; i++) mean[i] = static_cast<float>(sum_[at + i] / static_cast<double>(counted_));
-        transforms.push_back(std::make_shared<const Transform>(store.transform(static_cast<int>(at / d)).with_mean(std::move(mean))));
+        std::vector<double> mean(d);
+        for (size_t i = 0; i < d; i++) mean[i] = sum_[at + i] / static_cast<double>(counted_);
+        if (seen_ > 0) extend(mean, rope_, seen_, store.shape().n_cells);
+        transforms.push_back(
+            std::make_shared<const Transform>(store.transform(static_cast<int>(at / d)).with_mean({mean.begin(), mean.end()})));
     }
     kept_.recode(store, std::move(transforms)); // rows of this batch, too: they are about to be written once more
     if (most >= wanted_) *this = SelfCalibration(0);

@@ -7,6 +7,7 @@
 
 #include "base/half.h"
 #include "ggml/exact_cache.h"
+#include "ggml/key_rope.h"
 #include "ggml/kv_buffer.h"
 #include "ggml/model_profile.h"
 #include "ggml/self_profile.h"
@@ -294,6 +295,7 @@ bool CacheTensor::each_row(const ggml_tensor* node, const std::function<void(siz
 }
 
 void CacheTensor::calibrate(const ggml_tensor* node) {
+    calibration_.set_rope(rope_of_rows(node, head_dim()));
     const bool all = each_row(node, [this](size_t i, int stream, int64_t cell, std::span<const float> x) {
         calibration_.observe(*store_, stream, cell, plan_.exact->position(i), x.data());
     });

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "ggml/key_rope.h"
 #include "ggml/kv_buffer.h"
 #include "ggml/stats.h"
 
@@ -19,13 +20,6 @@ const ggml_tensor* positions_of(const ggml_tensor* write) {
 }
 
 } // namespace
-
-const ggml_tensor* rope_of_keys(const ggml_tensor* write) {
-    const ggml_tensor* t = write->src[0];
-    for (int depth = 0; t && depth < 16; depth++, t = t->src[0])
-        if (t->op == GGML_OP_ROPE) return t;
-    return nullptr;
-}
 
 ExactCache::ExactCache(const CacheSpec& spec, int n_streams, int64_t n_cells)
     : spec_(spec), n_streams_(n_streams), n_cells_(n_cells), ledger_(spec.sink, spec.window, n_streams, n_cells) {}

@@ -16,9 +16,6 @@ namespace tightkv {
 
 class CacheTensor;
 
-// The ROPE node that made the keys which a SET_ROWS node writes. Null where there is none.
-const ggml_tensor* rope_of_keys(const ggml_tensor* write);
-
 class ExactCache {
 public:
     ExactCache(const CacheSpec& spec, int n_streams, int64_t n_cells);

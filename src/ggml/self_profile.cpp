@@ -9,10 +9,9 @@
 #include <exception>
 #include <utility>
 
-#include "ggml-backend.h"
 #include "ggml/exact_cache.h"
+#include "ggml/key_rope.h"
 #include "ggml/kv_buffer.h"
-#include "ggml/rope_node.h"
 #include "ggml/stats.h"
 
 namespace tightkv {
@@ -21,18 +20,6 @@ namespace {
 
 bool all_finite(std::span<const float> x) {
     return std::all_of(x.begin(), x.end(), [](float v) { return std::isfinite(v); });
-}
-
-// What a ROPE node does to rows of head_dim values; nothing where there is none or it is of another kind (M-RoPE): then statistics are of
-// the positions they were taken at.
-Rope rope_of_rows(const ggml_tensor* node, int head_dim) {
-    const int n_dims = node ? rope_dims(node) : 0;
-    if (n_dims == 0 || n_dims > head_dim) return {};
-    const ggml_tensor* const t = node->src[2];
-    if (!t) return rope_of(node, {});
-    const ggml_backend_buffer_t buffer = root_of(t)->buffer;
-    if (t->type != GGML_TYPE_F32 || !buffer || !ggml_backend_buffer_is_host(buffer) || t->ne[0] < n_dims / 2) return {};
-    return rope_of(node, {static_cast<const float*>(t->data), static_cast<size_t>(n_dims / 2)});
 }
 
 } // namespace
@@ -68,7 +55,7 @@ void SelfProfile::add_rows(CacheTensor& c, const ggml_tensor* node) {
     if (!all || rows_.empty()) return; // write_rows() will say what is wrong
     const bool keys = c.operand() == Operand::K;
     statistics_.add_rows(c.block(), c.operand(), d, static_cast<int>(c.n_embd() / d), rows_);
-    if (keys) statistics_.set_rope(c.block(), rope_of_rows(rope_of_keys(node), d));
+    if (keys) statistics_.set_rope(c.block(), rope_of_rows(node, d));
     seen_[c.block()][keys ? kKeys : kValues] += static_cast<int64_t>(rows_.size() / n);
 }
 

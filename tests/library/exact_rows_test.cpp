@@ -344,6 +344,36 @@ TEST(SelfCalibration, MeasuresTheMean) {
     }
 }
 
+// The mean is that of the same rows at the positions of longer texts: here of 20 … 39, 20 … 79, 20 … 159 and 20 … 199 tokens.
+TEST(SelfCalibration, MeanIsThatOfLongerTexts) {
+    constexpr int kSeen = 20, kCells = 200;
+    const double  pi = std::acos(-1.0);
+    Calibrated    c(kSeen - SelfCalibration::kLeftOut);
+    const Rope    rope{{1.0, 0.1, 0.013, 0.0}, false}; // four pairs turn, the rest of a row does not
+    c.calibration.set_rope(rope);
+    const auto at = [&](int i, double position) { // value i of a row that turns by itself
+        if (i >= 8) return double(i % 7) - 3;
+        const double angle = position * rope.frequencies[i / 2] + i / 2;
+        return 2 * std::cos(i % 2 ? angle - pi / 2 : angle);
+    };
+    for (int t = 0; t < kSeen; t++) {
+        std::vector<float> x(kWidth);
+        for (int i = 0; i < kWidth; i++) x[i] = static_cast<float>(at(i % kDim, t));
+        EXPECT_EQ(c.batch({{0, t, t, x}}), t == kSeen - 1);
+    }
+    for (int i = 0; i < kDim; i++) {
+        double want = 0;
+        for (const int length : {40, 80, 160, kCells}) {
+            double sum = 0;
+            for (int offset = 0; offset <= length - kSeen; offset++)
+                for (int t = SelfCalibration::kLeftOut; t < kSeen; t++) sum += at(i, t + offset);
+            want += sum / (length - kSeen + 1) / (kSeen - SelfCalibration::kLeftOut) / 4;
+        }
+        for (int h = 0; h < kHeads; h++)
+            EXPECT_NEAR(c.store->transform(h).mean()[i], want, 4e-7) << i << ": f32 rows of at most 3, and one rounding more";
+    }
+}
+
 TEST(SelfCalibration, UnknownPositionsCountAndNanDoesNot) {
     Random     random(63);
     Calibrated c(16);

@@ -53,14 +53,14 @@ TEST_F(CliLab, FittedMethodsSeeTheProjectsText) {
     const Outcome o = eval("--text '" + text + "' --ctx 128 --chunks 2 --cache lab:cat3,lab:kivi2 --adapter /nonexistent.so");
     ASSERT_EQ(o.exit_code, 0) << o.err; // and need no adapter
     const auto j = nlohmann::json::parse(o.out);
-    EXPECT_TRUE(has(j["lab_text"], "demo.txt"));
+    EXPECT_TRUE(has(j["lab_text"], "calibration.txt"));
     EXPECT_EQ(j["adapter_active"], false);
     EXPECT_NEAR(double(j["results"][2]["bits_per_value"]), 3 + (15.5 + 32) / 2 * 13 / 128, 1e-9);
     const Outcome plain = eval("--ctx 128 --chunks 2 --cache lab:kivi2"); // nothing to fit: any text will do
     ASSERT_EQ(plain.exit_code, 0) << plain.err;
     EXPECT_FALSE(nlohmann::json::parse(plain.out).contains("lab_text"));
-    const Outcome same = eval("--ctx 128 --chunks 2 --cache lab:kivi2,lab:squat2");
-    expect_refusal(same, 2, {"lab:squat2", "demo.txt", "--text"});
+    const Outcome same = eval("--text '" TIGHTKV_CALIBRATION_TEXT "' --ctx 128 --chunks 2 --cache lab:kivi2,lab:squat2");
+    expect_refusal(same, 2, {"lab:squat2", "calibration.txt", "--text"});
 }
 
 TEST_F(CliLab, Refusals) {
