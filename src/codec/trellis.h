@@ -89,6 +89,18 @@ void trellis_search(int bits, int head_dim, const int16_t* x, uint8_t* codes);
 // is encoded again after decoding, whose values lie next to their levels.
 int trellis_confirm(int bits, int head_dim, const int16_t* x, const uint8_t* guess);
 
+// What the proof knows of the guessed branch, by its index (4 bits: by n, `merge` by the state before): the least distances in fixed point
+// to the levels of other branches. trellis_confirm.cpp explains them.
+struct TrellisProof {
+    std::array<uint16_t, 16> leave, merge, other, flip;
+    int                      parallel; // 4 bits: within this distance of its level a value has the nearer of n and n + 8
+};
+// bits = 2, 3 or 4
+const TrellisProof& trellis_proof(int bits);
+// 4 bits: whether every path of a segment that costs at most `cost` has a state in common with the guessed one. branch: [value][segment],
+// n + 16 * state before; cost: its metrics, [segment]; away: the largest distance of a value from its level in fixed point, [segment].
+bool trellis_one_state(int head_dim, const uint8_t* branch, const int* cost, const int* away);
+
 // The primitives of row_encode.h by way of these two: for levels without a search of their own.
 int  scalar_code_trellis(const float* y, int head_dim, float to_fixed, int bits, const uint8_t* guess, uint8_t* codes);
 void scalar_trellis_levels_of(const uint8_t* codes, int head_dim, int bits, float w, float* y);

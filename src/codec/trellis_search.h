@@ -15,7 +15,7 @@
 #pragma once
 #include <cstring>
 
-#include "codec/trellis.h"
+#include "codec/trellis_row.h"
 
 namespace tightkv {
 namespace { // one copy per ISA: never merged by the linker
@@ -98,8 +98,7 @@ template <class Isa, int Bits> struct TrellisSearch {
         return best;
     }
 
-    // Returns Σ level².
-    static int run(int head_dim, const int16_t* x, uint8_t* codes) {
+    static void run(int head_dim, const int16_t* x, uint8_t* codes) {
         const TrellisMetric& metric = trellis_metric(Bits);
         static const Tables  t      = make_tables(metric);
         const int            length = head_dim / kSegments;
@@ -125,7 +124,7 @@ template <class Isa, int Bits> struct TrellisSearch {
                 }
             }
         }
-        int state[kSegments], lane[kSegments], vector[kSegments], norm2 = 0;
+        int state[kSegments], lane[kSegments], vector[kSegments];
         for (int s = 0; s < kSegments; s++) {
             uint16_t least = 0xffff;
             for (int k = 0; k < kTrellisStates; k++) {
@@ -134,21 +133,28 @@ template <class Isa, int Bits> struct TrellisSearch {
             }
             lane[s] = state[s] % kQuads * 4 + s, vector[s] = state[s] / kQuads;
         }
-        for (int i = length - 1; i >= 0; i--) // four chains side by side
-            for (int s = 0; s < kSegments; s++) {
-                uint16_t tag;
-                std::memcpy(&tag, reinterpret_cast<const uint16_t*>(&from[i][vector[s]][state[s]]) + lane[s], sizeof tag);
-                const int c = trellis_coordinate(head_dim, s, i), before = trellis_before<Bits>(state[s], tag & 7);
-                const int n = trellis_code<Bits>(metric, x[c], state[s], before), level = trellis_level<Bits>(n, before);
-                codes[c] = static_cast<uint8_t>(n);
-                norm2 += level * level;
-                state[s] = before;
-            }
-        return norm2;
+        int i = length - 1;
+        for (int half = 1; half >= 0; half--)
+            for (int c = head_dim - 32 + 16 * half; c >= 0; c -= 32)
+                for (int u = 3; u >= 0; u--, i--)
+                    for (int s = 0; s < kSegments; s++) { // four chains side by side
+                        uint16_t tag;
+                        std::memcpy(&tag, reinterpret_cast<const uint16_t*>(&from[i][vector[s]][state[s]]) + lane[s], sizeof tag);
+                        const int at = c + 4 * u + s, before = trellis_before<Bits>(state[s], tag & 7);
+                        codes[at] = static_cast<uint8_t>(trellis_code<Bits>(metric, x[at], state[s], before));
+                        state[s]  = before;
+                    }
     }
 };
 
-// The primitive of row_encode.h.
+// The primitives of row_encode.h. Isa::Row: the operations of trellis_row.h.
+template <class Isa, int Bits> int search_or_confirm(int d, const int16_t* x, const uint8_t* guess, uint8_t* codes) {
+    using Row = TrellisRow<typename Isa::Row, Bits>;
+    if (guess && Row::confirm(d, x, guess)) return std::memcpy(codes, guess, static_cast<size_t>(d)), Row::norm2(d, codes);
+    TrellisSearch<Isa, Bits>::run(d, x, codes);
+    return Row::norm2(d, codes);
+}
+
 template <class Isa> int search_trellis(const float* y, int d, float to_fixed, int bits, const uint8_t* guess, uint8_t* codes) {
     alignas(64) int16_t x[kMaxHeadDim];
     const float         limit = trellis_metric(bits).limit;
@@ -156,11 +162,15 @@ template <class Isa> int search_trellis(const float* y, int d, float to_fixed, i
         const float v = y[i] * to_fixed, w = v > limit ? limit : v < -limit ? -limit : v;
         x[i] = static_cast<int16_t>(static_cast<int>((w + 0x1.8p23f) - 0x1.8p23f)); // to nearest even
     }
-    if (guess)
-        if (const int norm2 = trellis_confirm(bits, d, x, guess)) return std::memcpy(codes, guess, static_cast<size_t>(d)), norm2;
-    return bits == 2   ? TrellisSearch<Isa, 2>::run(d, x, codes)
-           : bits == 3 ? TrellisSearch<Isa, 3>::run(d, x, codes)
-                       : TrellisSearch<Isa, 4>::run(d, x, codes);
+    return bits == 2   ? search_or_confirm<Isa, 2>(d, x, guess, codes)
+           : bits == 3 ? search_or_confirm<Isa, 3>(d, x, guess, codes)
+                       : search_or_confirm<Isa, 4>(d, x, guess, codes);
+}
+
+template <class Isa> void trellis_levels(const uint8_t* codes, int d, int bits, float w, float* y) {
+    if (bits == 2) TrellisRow<typename Isa::Row, 2>::levels_of(codes, d, w, y);
+    else if (bits == 3) TrellisRow<typename Isa::Row, 3>::levels_of(codes, d, w, y);
+    else TrellisRow<typename Isa::Row, 4>::levels_of(codes, d, w, y);
 }
 
 } // namespace

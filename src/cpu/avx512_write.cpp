@@ -4,6 +4,7 @@
 #include "codec/row_encode.h"
 #include "codec/trellis_search.h"
 #include "cpu/isa_entries.h"
+#include "cpu/x86_bytes.h"
 
 namespace tightkv {
 
@@ -11,7 +12,8 @@ namespace {
 
 // Lanes of the trellis search (codec/trellis_search.h).
 struct Avx512Trellis {
-    typedef uint16_t     Vector __attribute__((vector_size(64)));
+    typedef uint16_t Vector __attribute__((vector_size(64)));
+    using Row                   = X86Bytes;
     static constexpr int kLanes = 32;
 
     static Vector quad(const void* p) {
@@ -120,7 +122,7 @@ struct Avx512Ops {
         return search_trellis<Avx512Trellis>(y, d, to_fixed, bits, guess, codes);
     }
     static void trellis_levels_of(const uint8_t* codes, int d, int bits, float w, float* y) {
-        scalar_trellis_levels_of(codes, d, bits, w, y);
+        trellis_levels<Avx512Trellis>(codes, d, bits, w, y);
     }
     static void round_to_half(float* x, int d) {
         for (int i = 0; i < d; i += 16)

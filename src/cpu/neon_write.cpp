@@ -9,9 +9,18 @@ namespace tightkv {
 
 namespace {
 
+// 16 bytes at a time (codec/trellis_row.h).
+struct NeonBytes {
+    static Bytes look(Bytes table, Bytes index) { return Bytes(vqtbl1q_u8(uint8x16_t(table), uint8x16_t(index))); }
+    static Words square(Words e) { return Words(vqrdmulhq_s16(int16x8_t(e), int16x8_t(e))); }
+    static Words add(Words a, Words b) { return Words(vqaddq_s16(int16x8_t(a), int16x8_t(b))); }
+    static Words sub(Words a, Words b) { return Words(vqsubq_u16(uint16x8_t(a), uint16x8_t(b))); }
+};
+
 // Lanes of the trellis search (codec/trellis_search.h).
 struct NeonTrellis {
     using Vector                = uint16x8_t;
+    using Row                   = NeonBytes;
     static constexpr int kLanes = 8;
 
     static Vector quad(const void* p) {
@@ -124,7 +133,7 @@ struct NeonOps {
         return search_trellis<NeonTrellis>(y, d, to_fixed, bits, guess, codes);
     }
     static void trellis_levels_of(const uint8_t* codes, int d, int bits, float w, float* y) {
-        scalar_trellis_levels_of(codes, d, bits, w, y);
+        trellis_levels<NeonTrellis>(codes, d, bits, w, y);
     }
     static void round_to_half(float* x, int d) {
         for (int i = 0; i < d; i += 4) vst1q_f32(x + i, vcvt_f32_f16(vcvt_f16_f32(vld1q_f32(x + i))));

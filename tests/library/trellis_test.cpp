@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "codec/oracle.h"
+#include "codec/trellis_row.h"
 #include "test_data.h"
 
 using namespace tightkv;
@@ -21,6 +22,39 @@ std::vector<int16_t> random_values(Random& random, int bits, int d, double devia
     std::vector<int16_t> x(static_cast<size_t>(d));
     for (int16_t& v : x) v = static_cast<int16_t>(std::clamp(std::nearbyint(random.normal() * deviation * kTrellisSteps), -limit, limit));
     return x;
+}
+
+// The operations of an ISA for trellis_row.h, lane by lane.
+struct PlainBytes {
+    static Bytes look(Bytes table, Bytes index) {
+        for (int i = 0; i < 16; i++) index[i] = table[index[i]];
+        return index;
+    }
+    static Words square(Words e) {
+        for (int i = 0; i < 8; i++) e[i] = static_cast<uint16_t>((e[i] * e[i] + (1 << 14)) >> 15);
+        return e;
+    }
+    static Words add(Words a, Words b) {
+        for (int i = 0; i < 8; i++) a[i] = static_cast<uint16_t>(std::min(a[i] + b[i], 32767));
+        return a;
+    }
+    static Words sub(Words a, Words b) {
+        for (int i = 0; i < 8; i++) a[i] = static_cast<uint16_t>(std::max(a[i] - b[i], 0));
+        return a;
+    }
+};
+
+// trellis_confirm() of the scalar reference and in vectors, which must agree: on a row that only the cheap proof turns down, the search
+// would hide that they do not.
+template <int Bits> int both_confirm(const std::vector<int16_t>& x, const std::vector<uint8_t>& codes) {
+    using Row      = TrellisRow<PlainBytes, Bits>;
+    const int d    = static_cast<int>(x.size());
+    const int said = trellis_confirm(Bits, d, x.data(), codes.data());
+    EXPECT_EQ(Row::confirm(d, x.data(), codes.data()) ? Row::norm2(d, codes.data()) : 0, said);
+    return said;
+}
+int both_confirm(int bits, const std::vector<int16_t>& x, const std::vector<uint8_t>& codes) {
+    return bits == 2 ? both_confirm<2>(x, codes) : bits == 3 ? both_confirm<3>(x, codes) : both_confirm<4>(x, codes);
 }
 
 } // namespace
@@ -70,6 +104,25 @@ TEST(Trellis, SearchIsExact) {
             }
 }
 
+// The proof is written twice, and the same rows must pass. Random codes and values reach its corners.
+TEST(Trellis, ConfirmIsTheSameInVectors) {
+    Random random(63);
+    for (const int bits : {2, 3, 4})
+        for (const int d : {32, 128, 1024})
+            for (int r = 0; r < 200; r++) {
+                std::vector<int16_t> x = random_values(random, bits, d, std::exp2(r % 8 - 4));
+                std::vector<uint8_t> codes(x.size());
+                for (uint8_t& c : codes) c = static_cast<uint8_t>(random.below(1 << bits));
+                both_confirm(bits, x, codes);
+                // values close to the levels of these codes, whatever they cost
+                std::vector<int8_t> level(x.size());
+                trellis_levels(trellis(bits), d, codes.data(), level.data());
+                for (size_t i = 0; i < x.size(); i++)
+                    x[i] = static_cast<int16_t>(level[i] * trellis(bits).unit * kTrellisSteps + (r % 20) * 20 * random.normal());
+                both_confirm(bits, x, codes);
+            }
+}
+
 // Whatever trellis_confirm() vouches for, the search finds; and it does vouch for most rows that were decoded before.
 TEST(Trellis, ConfirmedCodesAreFound) {
     Random random(62);
@@ -92,7 +145,7 @@ TEST(Trellis, ConfirmedCodesAreFound) {
                                                   noise * random.normal()),
                                    -limit, limit));
                 trellis_search(bits, d, x.data(), found.data());
-                if (const int said = trellis_confirm(bits, d, x.data(), codes.data())) {
+                if (const int said = both_confirm(bits, x, codes)) {
                     right++;
                     ASSERT_EQ(found, codes) << bits << " bit, d " << d << ", row " << r;
                     ASSERT_EQ(said, norm2);
@@ -100,9 +153,9 @@ TEST(Trellis, ConfirmedCodesAreFound) {
                 // any other path must not be vouched for
                 codes = found;
                 codes[static_cast<size_t>(random.below(d))] ^= static_cast<uint8_t>(1 + random.below((1 << bits) - 1));
-                wrong += trellis_confirm(bits, d, x.data(), codes.data()) != 0;
+                wrong += both_confirm(bits, x, codes) != 0;
             }
             EXPECT_EQ(wrong, 0) << bits << " bit, d " << d;
-            EXPECT_GT(right, rows / 4) << bits << " bit, d " << d;
+            EXPECT_GT(right, rows / 3) << bits << " bit, d " << d;
         }
 }
