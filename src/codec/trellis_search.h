@@ -30,13 +30,15 @@ template <class Isa, int Bits> struct TrellisSearch {
 
     // Constants, four lanes alike. 4 bits: table [16], splat; second and tags by state. Else by index.
     struct Tables {
-        Vector table[16], second[kVectors], tag[16], cap;
+        Vector table[16], second[kVectors], tag[16], cap, start[kVectors][kTrellisStates];
     };
     static Tables make_tables(const TrellisMetric& m) {
         Tables t{};
         for (int l = 0; l < kLanes; l++) {
             const auto put = [l](Vector& v, int x) { v[l] = static_cast<uint16_t>(x); };
             put(t.cap, m.cap);
+            for (int v = 0; v < kVectors; v++)
+                for (int n = 0; n < kTrellisStates; n++) put(t.start[v][n], v * kQuads + l / 4 == n ? 0 : 3 * m.cap);
             if constexpr (Bits == 4) {
                 for (size_t n = 0; n < 16; n++) put(t.table[n], m.table[n]);
                 for (int v = 0; v < kVectors; v++)
@@ -98,32 +100,37 @@ template <class Isa, int Bits> struct TrellisSearch {
         return best;
     }
 
-    static void run(int head_dim, const int16_t* x, uint8_t* codes) {
+    // Levelled: as above. Else nothing is taken off the sums, which are held at a limit that two more steps do not overflow: right as long
+    // as the best path costs less, since no other sum matters; false if it does not.
+    template <bool Levelled> static bool run(int head_dim, const int16_t* x, uint8_t* codes) {
         const TrellisMetric& metric = trellis_metric(Bits);
         static const Tables  t      = make_tables(metric);
-        const int            length = head_dim / kSegments;
         const Vector         floor = Vector{} + static_cast<uint16_t>((Bits == 2 ? 4 : 2) * metric.cap), keep = Vector{} + uint16_t(0xfff8);
-        alignas(64) uint16_t branch[kBranches * 4];
+        const uint16_t       limit = static_cast<uint16_t>(0xfff8 - 2 * metric.cap);
+        alignas(64) uint16_t branch[4][kBranches * 4]; // of four values: far enough ahead of their use for loads to find them
         Vector               sum[kVectors][kTrellisStates];
         Vector               from[kLongest][kVectors][kTrellisStates]; // the winner's tag in the low bits
-        for (int v = 0; v < kVectors; v++)
-            for (int n = 0; n < kTrellisStates; n++)
-                for (int l = 0; l < kLanes; l++) sum[v][n][l] = v * kQuads + l / 4 == n ? 0 : static_cast<uint16_t>(3 * metric.cap);
-        for (int i = 0; i < length; i++) {
-            branches(t, x + trellis_coordinate(head_dim, 0, i), branch);
-            Vector taken{};
-            for (int v = 0; v < kVectors; v++) {
-                Vector before[kTrellisStates];
-                std::memcpy(before, sum[v], sizeof before);
+        const Vector         limits = Vector{} + limit;
+        std::memcpy(sum, t.start, sizeof sum);
+        int i = 0;
+        for (int half = 0; half < 2; half++)
+            for (int c = 16 * half; c < head_dim; c += 32) {
+                for (int u = 0; u < 4; u++) branches(t, x + c + 4 * u, branch[u]);
+                for (int u = 0; u < 4; u++, i++) {
+                    Vector taken{};
+                    for (int v = 0; v < kVectors; v++) {
+                        Vector before[kTrellisStates];
+                        std::memcpy(before, sum[v], sizeof before);
 #pragma GCC unroll 8
-                for (int n = 0; n < kTrellisStates; n++) {
-                    const Vector best = into(n, before, branch);
-                    from[i][v][n]     = best;
-                    if (v == 0 && n == 0) taken = Isa::sub_floor(Isa::low_quad(best) & keep, floor);
-                    sum[v][n] = (best & keep) - taken;
+                        for (int n = 0; n < kTrellisStates; n++) {
+                            const Vector best = into(n, before, branch[u]);
+                            from[i][v][n]     = best;
+                            if (Levelled && v == 0 && n == 0) taken = Isa::sub_floor(Isa::low_quad(best) & keep, floor);
+                            sum[v][n] = Levelled ? (best & keep) - taken : u & 1 ? Isa::least(best & keep, limits) : best & keep;
+                        }
+                    }
                 }
             }
-        }
         int state[kSegments], lane[kSegments], vector[kSegments];
         for (int s = 0; s < kSegments; s++) {
             uint16_t least = 0xffff;
@@ -131,12 +138,13 @@ template <class Isa, int Bits> struct TrellisSearch {
                 const uint16_t total = sum[k / kQuads][k][k % kQuads * 4 + s];
                 if (total < least) least = total, state[s] = k;
             }
+            if (!Levelled && least >= limit) return false;
             lane[s] = state[s] % kQuads * 4 + s, vector[s] = state[s] / kQuads;
         }
-        int i = length - 1;
         for (int half = 1; half >= 0; half--)
             for (int c = head_dim - 32 + 16 * half; c >= 0; c -= 32)
-                for (int u = 3; u >= 0; u--, i--)
+                for (int u = 3; u >= 0; u--) {
+                    i--;
                     for (int s = 0; s < kSegments; s++) { // four chains side by side
                         uint16_t tag;
                         std::memcpy(&tag, reinterpret_cast<const uint16_t*>(&from[i][vector[s]][state[s]]) + lane[s], sizeof tag);
@@ -144,6 +152,8 @@ template <class Isa, int Bits> struct TrellisSearch {
                         codes[at] = static_cast<uint8_t>(trellis_code<Bits>(metric, x[at], state[s], before));
                         state[s]  = before;
                     }
+                }
+        return true;
     }
 };
 
@@ -151,7 +161,9 @@ template <class Isa, int Bits> struct TrellisSearch {
 template <class Isa, int Bits> int search_or_confirm(int d, const int16_t* x, const uint8_t* guess, uint8_t* codes) {
     using Row = TrellisRow<typename Isa::Row, Bits>;
     if (guess && Row::confirm(d, x, guess)) return std::memcpy(codes, guess, static_cast<size_t>(d)), Row::norm2(d, codes);
-    TrellisSearch<Isa, Bits>::run(d, x, codes);
+    using Search = TrellisSearch<Isa, Bits>;
+    // Longer rows cost too much as a rule: the metric of a step is 200 to 230 on average.
+    if (d > 512 || !Search::template run<false>(d, x, codes)) Search::template run<true>(d, x, codes);
     return Row::norm2(d, codes);
 }
 

@@ -101,6 +101,24 @@ TEST_P(Isa, DecidesEdgesAlike) {
         }
 }
 
+// Rows whose best path costs more than the first search of the trellis formats can hold (trellis_search.h): one segment has all the norm.
+TEST_P(Isa, SearchesCostlyRowsAlike) {
+    const int        d = 512;
+    const Transform& t = transform_for(d);
+    Random           random(24);
+    for (const char* name : {"turbo2t", "turbo3t", "turbo4t"})
+        for (int i = 0; i < 100; i++) {
+            std::vector<double> y(d);
+            for (int c = 0; c < d; c++) y[static_cast<size_t>(c)] = c % 4 ? 0.01 * random.normal() : random.below(2) ? 2.9 : -2.9;
+            const std::vector<double> x64 = oracle::inverse(y);
+            std::vector<float>        x(x64.begin(), x64.end());
+            CodedRow                  want, got;
+            ASSERT_EQ(level_->encode(*find_format(name), t, x.data(), got), encode_row(*find_format(name), d, x.data(), want));
+            ASSERT_EQ(got.scale, want.scale) << name;
+            ASSERT_EQ(std::memcmp(got.codes, want.codes, d), 0) << name;
+        }
+}
+
 #if defined(__aarch64__)
 const auto levels = testing::Values("neon");
 #else
