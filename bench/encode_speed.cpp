@@ -55,11 +55,21 @@ EncodeSpeed::EncodeSpeed(const Format& f, int head_dim, bool dense)
     for (auto& store : stores_) store->set_transforms({transform_});
 }
 
-std::string EncodeSpeed::complaint() const {
+void EncodeSpeed::encode_group(int r, RowStatus* status) {
+    const Transform* t[kEncodeRows];
+    const float*     x[kEncodeRows];
+    CodedRow*        row[kEncodeRows];
+    for (int i = 0; i < kEncodeRows; i++) t[i] = transform_.get(), x[i] = row_at(r + i), row[i] = &coded_[i];
+    kernels().encode_rows(format_, kEncodeRows, t, x, row, status);
+}
+
+std::string EncodeSpeed::complaint() {
+    RowStatus status[kEncodeRows];
     for (int r = 0; r < kRows; r++) {
-        CodedRow        row{}, scalar{};
-        const RowStatus status = kernels().encode(format_, *transform_, row_at(r), row);
-        if (status != encode_row(format_, *transform_, row_at(r), scalar) || row.scale != scalar.scale ||
+        if (r % kEncodeRows == 0) encode_group(r, status);
+        const CodedRow& row = coded_[r % kEncodeRows];
+        CodedRow        scalar{};
+        if (status[r % kEncodeRows] != encode_row(format_, *transform_, row_at(r), scalar) || row.scale != scalar.scale ||
             std::memcmp(row.codes, scalar.codes, static_cast<size_t>(head_dim_)) != 0)
             return std::string(kernels().name) + " encodes row " + std::to_string(r) + " of " + format_.name + ", head_dim " +
                    std::to_string(head_dim_) + ", otherwise than the scalar reference";
@@ -68,7 +78,8 @@ std::string EncodeSpeed::complaint() const {
 }
 
 void EncodeSpeed::encode_pass() {
-    for (int r = 0; r < kRows; r++) kernels().encode(format_, *transform_, row_at(r), coded_);
+    RowStatus status[kEncodeRows];
+    for (int r = 0; r < kRows; r += kEncodeRows) encode_group(r, status);
 }
 
 double EncodeSpeed::encode(double least_seconds) {
@@ -78,7 +89,12 @@ double EncodeSpeed::encode(double least_seconds) {
 double EncodeSpeed::write(Operand op, double least_seconds) {
     TileStore& store = *stores_[op == Operand::V];
     return seconds_per_row(least_seconds, [&] {
-        for (int r = 0; r < kRows; r++) store.write(0, 0, r, row_at(r));
+        for (int r = 0; r < kRows; r += kEncodeRows) {
+            StoreRow  rows[kEncodeRows];
+            RowStatus status[kEncodeRows];
+            for (int i = 0; i < kEncodeRows; i++) rows[i] = {0, 0, r + i, row_at(r + i)};
+            store.write(rows, status);
+        }
     });
 }
 

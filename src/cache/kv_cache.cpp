@@ -1,6 +1,8 @@
 // Layers of a cache and row access through them.
 #include "cache/kv_cache.h"
 
+#include <algorithm>
+
 #include "base/checksum.h"
 #include "cache/profile.h"
 
@@ -81,8 +83,14 @@ void KvCache::clear() {
 
 void KvCache::write(int layer, Operand op, int stream, int64_t cell, const float* x) {
     TileStore& s = store(layer, op);
-    for (int h = 0; h < shape_.n_kv_heads; h++, x += s.shape().head_dim)
-        if (s.write(stream, h, cell, x) == RowStatus::kRefused) refused_rows_++;
+    StoreRow   rows[kEncodeRows];
+    RowStatus  status[kEncodeRows];
+    for (int h = 0; h < shape_.n_kv_heads;) {
+        size_t n = 0;
+        for (; n < kEncodeRows && h < shape_.n_kv_heads; n++, h++, x += s.shape().head_dim) rows[n] = {stream, h, cell, x};
+        s.write({rows, n}, status);
+        refused_rows_ += std::count(status, status + n, RowStatus::kRefused);
+    }
 }
 
 void KvCache::read(int layer, Operand op, int stream, int64_t cell, float* x) const {

@@ -90,13 +90,32 @@ RowStatus TileStore::write_exact(uint16_t* row, const float* x) const {
 }
 
 RowStatus TileStore::write(int stream, int head, int64_t cell, const float* x) {
-    const int d = shape_.head_dim, token = static_cast<int>(cell % kTileTokens);
-    uint8_t*  tile = tile_of(stream, head, cell);
-    if (!format_.transformed()) return write_exact(reinterpret_cast<uint16_t*>(tile) + static_cast<size_t>(token) * d, x);
-    CodedRow        coded;
-    const RowStatus status = kernels().encode(format_, transform(head), x, coded);
-    tile_put(format_, operand_, d, tile, token, coded);
+    const StoreRow row{stream, head, cell, x};
+    RowStatus      status;
+    write({&row, 1}, &status);
     return status;
+}
+
+void TileStore::write(std::span<const StoreRow> rows, RowStatus* status) {
+    const int  d       = shape_.head_dim;
+    const auto tile_at = [this](const StoreRow& r) { return tile_of(r.stream, r.head, r.cell); };
+    const auto token   = [](const StoreRow& r) { return static_cast<int>(r.cell % kTileTokens); };
+    if (!format_.transformed()) {
+        for (const StoreRow& r : rows)
+            *status++ = write_exact(reinterpret_cast<uint16_t*>(tile_at(r)) + static_cast<size_t>(token(r)) * static_cast<size_t>(d), r.x);
+        return;
+    }
+    CodedRow         coded[kEncodeRows];
+    CodedRow*        at[kEncodeRows];
+    const float*     x[kEncodeRows];
+    const Transform* t[kEncodeRows];
+    while (!rows.empty()) {
+        const auto some = rows.first(std::min<size_t>(rows.size(), kEncodeRows));
+        for (size_t i = 0; i < some.size(); i++) at[i] = &coded[i], x[i] = some[i].x, t[i] = &transform(some[i].head);
+        kernels().encode_rows(format_, static_cast<int>(some.size()), t, x, at, status);
+        for (size_t i = 0; i < some.size(); i++) tile_put(format_, operand_, d, tile_at(some[i]), token(some[i]), coded[i]);
+        rows = rows.subspan(some.size()), status += some.size();
+    }
 }
 
 void TileStore::read(int stream, int head, int64_t cell, float* x) const {

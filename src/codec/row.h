@@ -34,6 +34,8 @@ struct CodedRow {
     uint16_t scale; // fp16
 };
 
+inline constexpr int kEncodeRows = 4; // rows that an encoder takes at once
+
 // Scalar reference; the cpu/ encoders give the same bits. x: [d], not f16 format. Thread-safe.
 RowStatus encode_row(const Format& f, const Transform& t, const float* x, CodedRow& row);
 void      decode_row(const Format& f, const Transform& t, const CodedRow& row, float* x);

@@ -102,25 +102,6 @@ RowStatus encode_once(const Format& f, const Transform& t, float* x, CodedRow& r
     return status;
 }
 
-// Is a row of levels its own encoding for certain? `work` is overwritten. A cheap answer to what the loop of encode() would find:
-// re-encoded, every value lies at level * unit * sqrt(d)/(unit |level|) of the row's deviation, off by the f16 rounding of the decoded row,
-// which is at most 2^-11 of the row's norm, plus as much again of 4 deviations for the norm itself (codes above that saturate). If that
-// leaves every level in its cell, a range of |level|² that is tabled, the codes repeat. The scale repeats if the norm of the rounded row,
-// give or take the rounding of f32 sums, gives it. A mean or a dense matrix changes what f16 does to a row: no cheap answer then.
-template <class Ops> bool surely_stable(const Format& f, const Transform& t, const CodedRow& row, int32_t level_norm2, float* work) {
-    const int         d     = t.head_dim();
-    const StableRange range = stable_range(f.bits, d);
-    const float       s     = half_to_float(row.scale);
-    if (!t.plain() || level_norm2 < range.least || level_norm2 > range.most || !(s > 0x1p-10f && s < 1024.0f))
-        return false; // f16 over- and underflow
-    decode<Ops>(f, t, row, work);
-    Ops::round_to_half(work, d);
-    const float scale = std::sqrt(Ops::sum_squares(work, d)) / (codebook(f.bits).unit * std::sqrt(static_cast<float>(level_norm2)));
-    // f32: (log2 d + 2) roundings of the transform and d/16 + 4 of the sum, each 2^-24
-    const float doubt = scale * 1e-5f;
-    return float_to_half(scale - doubt) == row.scale && float_to_half(scale + doubt) == row.scale;
-}
-
 inline bool same_row(const CodedRow& a, const CodedRow& b, int d) { return a.scale == b.scale && std::memcmp(a.codes, b.codes, d) == 0; }
 
 // What the encoder makes of the f16 row that `row` decodes to. False: nothing that a row could be.
@@ -150,25 +131,98 @@ template <class Ops> void settle_cycle(const Format& f, const Transform& t, Code
     }
 }
 
-// The whole write path of one row, codes only. x: [d], kept.
-template <class Ops> RowStatus encode(const Format& f, const Transform& t, const float* x, CodedRow& row) {
-    const int         d = t.head_dim();
-    alignas(64) float work[kMaxHeadDim];
-    int32_t           level_norm2 = 0;
-    std::memcpy(work, x, sizeof(float) * d);
-    const RowStatus status = encode_once<Ops>(f, t, work, row, level_norm2, nullptr);
-    if (status != RowStatus::kOk || row.scale == 0) return status;
-    if (f.kind == FormatKind::Levels && surely_stable<Ops>(f, t, row, level_norm2, work)) return status;
-    // Towards the fixed point. Rows with nearly all their norm in one transformed coordinate need a second round, seldom a third;
-    // the bound only keeps a row that f16 cannot hold (overflow, subnormal scale) from going round for ever.
-    // Trellis codes of such rows take up to a dozen.
+// From the first encoding on towards the fixed point. Rows with nearly all their norm in one transformed coordinate need a second round,
+// seldom a third; the bound only keeps a row that f16 cannot hold (overflow, subnormal scale) from going round for ever. Trellis codes of
+// such rows take up to a dozen.
+template <class Ops> void settle(const Format& f, const Transform& t, CodedRow& row, float* work) {
     const int most = f.kind == FormatKind::Trellis ? 40 : 8;
     CodedRow  again;
     for (int round = 0; round < most; round++) {
-        if (!encode_again<Ops>(f, t, row, again, work) || same_row(again, row, d)) return status;
-        std::memcpy(row.codes, again.codes, d), row.scale = again.scale;
+        if (!encode_again<Ops>(f, t, row, again, work) || same_row(again, row, t.head_dim())) return;
+        std::memcpy(row.codes, again.codes, t.head_dim()), row.scale = again.scale;
     }
     if (!t.plain()) settle_cycle<Ops>(f, t, row, work);
+}
+
+// Any row of any format.
+template <class Ops> RowStatus encode_any(const Format& f, const Transform& t, const float* x, CodedRow& row) {
+    alignas(64) float work[kMaxHeadDim];
+    int32_t           level_norm2 = 0;
+    std::memcpy(work, x, sizeof(float) * t.head_dim());
+    const RowStatus status = encode_once<Ops>(f, t, work, row, level_norm2, nullptr);
+    if (status == RowStatus::kOk && row.scale != 0) settle<Ops>(f, t, row, work);
+    return status;
+}
+
+// Up to Most rows of levels under plain transforms, of one head_dim: the same as encode_any(). A row is a chain of steps that wait
+// for each other, so every step is done for all rows; and most rows are not encoded a second time.
+//
+// Is a row its own encoding for certain? A cheap answer to what settle() would find: re-encoded, every value lies at level * unit *
+// sqrt(d)/(unit |level|) of the row's deviation, off by the f16 rounding of the decoded row, which is at most 2^-11 of the row's norm, plus
+// as much again of 4 deviations for the norm itself (codes above that saturate). If that leaves every level in its cell, a range of
+// |level|² that is tabled, the codes repeat. The scale repeats if the norm of the rounded row, give or take the rounding of f32 sums, gives
+// it. A mean or a dense matrix changes what f16 does to a row: no cheap answer then.
+template <class Ops, int Most>
+void encode_levels(const Format& f, int n, const Transform* const* t, const float* const* x, CodedRow* const* row, RowStatus* status) {
+    const int          d     = t[0]->head_dim();
+    const Codebook&    book  = codebook(f.bits);
+    const StableRange& range = stable_range(f.bits, d);
+    const float        fixed = kThresholdSteps * std::sqrt(static_cast<float>(d));
+    alignas(64) float  work[Most][kMaxHeadDim];
+    float              norm[Most], level_norm[Most], scale[Most];
+    int32_t            level_norm2[Most];
+    bool               ordinary[Most], stable[Most];
+    for (int r = 0; r < n; r++) {
+        const float top = largest_magnitude(x[r], d);
+        ordinary[r]     = top > 0x1p-40f && top < 0x1p40f; // squares stay in range
+        if (ordinary[r]) std::memcpy(work[r], x[r], sizeof(float) * static_cast<size_t>(d));
+        else
+            for (int i = 0; i < d; i++) work[r][i] = 1.0f; // coded below by itself
+    }
+    for (int r = 0; r < n; r++) rotate<Ops>(*t[r], work[r]);
+    for (int r = 0; r < n; r++) norm[r] = std::sqrt(Ops::sum_squares(work[r], d));
+    for (int r = 0; r < n; r++) level_norm2[r] = Ops::code_levels(work[r], d, fixed / norm[r], book, row[r]->codes);
+    for (int r = 0; r < n; r++) {
+        level_norm[r] = book.unit * std::sqrt(static_cast<float>(level_norm2[r]));
+        row[r]->scale = float_to_half(norm[r] / level_norm[r]);
+        scale[r]      = half_to_float(row[r]->scale);
+        stable[r]     = level_norm2[r] >= range.least && level_norm2[r] <= range.most && scale[r] > 0x1p-10f &&
+                    scale[r] < 1024.0f; // f16 over- and underflow
+    }
+    for (int r = 0; r < n; r++) Ops::levels_of(row[r]->codes, d, book, scale[r] * book.unit, work[r]);
+    for (int r = 0; r < n; r++) inverse<Ops>(*t[r], work[r]);
+    for (int r = 0; r < n; r++) {
+        Ops::round_to_half(work[r], d);
+        norm[r] = std::sqrt(Ops::sum_squares(work[r], d));
+    }
+    for (int r = 0; r < n; r++) {
+        const float again = norm[r] / level_norm[r];
+        // f32: (log2 d + 2) roundings of the transform and d/16 + 4 of the sum, each 2^-24
+        const float doubt = again * 1e-5f;
+        stable[r] &= float_to_half(again - doubt) == row[r]->scale && float_to_half(again + doubt) == row[r]->scale;
+    }
+    for (int r = 0; r < n; r++) {
+        status[r] = RowStatus::kOk;
+        if (!ordinary[r] || row[r]->scale == 0 || row[r]->scale > kHalfMax) status[r] = encode_any<Ops>(f, *t[r], x[r], *row[r]);
+        else if (!stable[r]) settle<Ops>(f, *t[r], *row[r], work[r]);
+    }
+}
+
+// The whole write path of up to kEncodeRows rows of one head_dim, codes only: [n] transforms, rows x [d], kept, and where codes and status
+// go.
+template <class Ops>
+void encode_rows(const Format& f, int n, const Transform* const* t, const float* const* x, CodedRow* const* row, RowStatus* status) {
+    bool plain = f.kind == FormatKind::Levels;
+    for (int r = 0; r < n; r++) plain &= t[r]->plain();
+    if (plain) return n == 1 ? encode_levels<Ops, 1>(f, 1, t, x, row, status) : encode_levels<Ops, kEncodeRows>(f, n, t, x, row, status);
+    for (int r = 0; r < n; r++) status[r] = encode_any<Ops>(f, *t[r], x[r], *row[r]);
+}
+
+template <class Ops> RowStatus encode(const Format& f, const Transform& t, const float* x, CodedRow& row) {
+    const Transform* const transform = &t;
+    CodedRow* const        at        = &row;
+    RowStatus              status;
+    encode_rows<Ops>(f, 1, &transform, &x, &at, &status);
     return status;
 }
 

@@ -13,7 +13,7 @@ namespace tightkv {
 namespace {
 
 // In steps of the fixed point: rounding of f16 moves a value by up to 2^-11 sqrt(d) deviations, the norm by 2^-11 of at most 4 deviations;
-// rows at the lower limit of surely_stable() add two steps, the fixed point itself one, f32 one.
+// rows at the lower limit of encode_levels() add two steps, the fixed point itself one, f32 one.
 StableRange compute(const Codebook& book, int d) {
     const double margin   = kThresholdSteps / 2048.0 * (std::sqrt(d) + 4) + 4;
     double       smallest = 0, largest = 1e9;   // factor on the levels

@@ -6,7 +6,7 @@ namespace tightkv {
 
 const KernelTable& avx2_kernels() {
     static const KernelTable table = {
-        "avx2",           avx2_write.encode, avx2_write.decode,       avx2_write.forward,      avx2_write.inverse,
+        "avx2",           avx2_write.encode, avx2_write.encode_rows,  avx2_write.decode,       avx2_write.forward, avx2_write.inverse,
         avx2_write.query, avx2_write.output, Attention<Avx2>::decode, Attention<Avx2>::batched};
     return table;
 }

@@ -142,6 +142,7 @@ struct Avx2Ops {
 
 } // namespace
 
-const WriteEntries avx2_write = {encode<Avx2Ops>, decode<Avx2Ops>, forward<Avx2Ops>, inverse<Avx2Ops>, query<Avx2Ops>, output<Avx2Ops>};
+const WriteEntries avx2_write = {encode<Avx2Ops>,  encode_rows<Avx2Ops>, decode<Avx2Ops>, forward<Avx2Ops>,
+                                 inverse<Avx2Ops>, query<Avx2Ops>,       output<Avx2Ops>};
 
 } // namespace tightkv

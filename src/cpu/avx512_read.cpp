@@ -215,9 +215,16 @@ struct Avx512 {
 } // namespace
 
 const KernelTable& avx512_kernels() {
-    static const KernelTable table = {
-        "avx512",           avx512_write.encode, avx512_write.decode,       avx512_write.forward,      avx512_write.inverse,
-        avx512_write.query, avx512_write.output, Attention<Avx512>::decode, Attention<Avx512>::batched};
+    static const KernelTable table = {"avx512",
+                                      avx512_write.encode,
+                                      avx512_write.encode_rows,
+                                      avx512_write.decode,
+                                      avx512_write.forward,
+                                      avx512_write.inverse,
+                                      avx512_write.query,
+                                      avx512_write.output,
+                                      Attention<Avx512>::decode,
+                                      Attention<Avx512>::batched};
     return table;
 }
 

@@ -132,7 +132,7 @@ struct Avx512Ops {
 
 } // namespace
 
-const WriteEntries avx512_write = {encode<Avx512Ops>,  decode<Avx512Ops>, forward<Avx512Ops>,
-                                   inverse<Avx512Ops>, query<Avx512Ops>,  output<Avx512Ops>};
+const WriteEntries avx512_write = {encode<Avx512Ops>,  encode_rows<Avx512Ops>, decode<Avx512Ops>, forward<Avx512Ops>,
+                                   inverse<Avx512Ops>, query<Avx512Ops>,       output<Avx512Ops>};
 
 } // namespace tightkv

@@ -86,9 +86,9 @@ struct AvxVnni : Avx2 {
 } // namespace
 
 const KernelTable& avxvnni_kernels() {
-    static const KernelTable table = {"avxvnni",          avx2_write.encode,          avx2_write.decode,
-                                      avx2_write.forward, avx2_write.inverse,         avx2_write.query,
-                                      avx2_write.output,  Attention<AvxVnni>::decode, Attention<AvxVnni>::batched};
+    static const KernelTable table = {
+        "avxvnni",          avx2_write.encode, avx2_write.encode_rows, avx2_write.decode,          avx2_write.forward,
+        avx2_write.inverse, avx2_write.query,  avx2_write.output,      Attention<AvxVnni>::decode, Attention<AvxVnni>::batched};
     return table;
 }
 

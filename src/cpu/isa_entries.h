@@ -5,12 +5,13 @@
 namespace tightkv {
 
 struct WriteEntries {
-    decltype(KernelTable::encode)  encode;
-    decltype(KernelTable::decode)  decode;
-    decltype(KernelTable::forward) forward;
-    decltype(KernelTable::inverse) inverse;
-    decltype(KernelTable::query)   query;
-    decltype(KernelTable::output)  output;
+    decltype(KernelTable::encode)      encode;
+    decltype(KernelTable::encode_rows) encode_rows;
+    decltype(KernelTable::decode)      decode;
+    decltype(KernelTable::forward)     forward;
+    decltype(KernelTable::inverse)     inverse;
+    decltype(KernelTable::query)       query;
+    decltype(KernelTable::output)      output;
 };
 
 extern const WriteEntries avx2_write, avx512_write, neon_write;

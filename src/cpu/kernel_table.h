@@ -63,6 +63,8 @@ struct KernelTable {
     const char* name;
     // Write path: one row -> codes and scale; bit-exact across ISA levels. x: [head_dim].
     RowStatus (*encode)(const Format& f, const Transform& t, const float* x, CodedRow& row);
+    // Up to kEncodeRows rows of one head_dim and format, the same bits: what one row waits for, the others use. t, x, row, status: [n].
+    void (*encode_rows)(const Format& f, int n, const Transform* const* t, const float* const* x, CodedRow* const* row, RowStatus* status);
     // Back: codes and scale -> row, x: [head_dim]; bit-exact too.
     void (*decode)(const Format& f, const Transform& t, const CodedRow& row, float* x);
     // T x and T^-1 y in place, with the mean: [head_dim].

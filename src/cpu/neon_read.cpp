@@ -255,7 +255,7 @@ struct Neon {
 
 const KernelTable& neon_kernels() {
     static const KernelTable table = {
-        "neon",           neon_write.encode, neon_write.decode,       neon_write.forward,      neon_write.inverse,
+        "neon",           neon_write.encode, neon_write.encode_rows,  neon_write.decode,       neon_write.forward, neon_write.inverse,
         neon_write.query, neon_write.output, Attention<Neon>::decode, Attention<Neon>::batched};
     return table;
 }

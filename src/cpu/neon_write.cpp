@@ -142,6 +142,7 @@ struct NeonOps {
 
 } // namespace
 
-const WriteEntries neon_write = {encode<NeonOps>, decode<NeonOps>, forward<NeonOps>, inverse<NeonOps>, query<NeonOps>, output<NeonOps>};
+const WriteEntries neon_write = {encode<NeonOps>,  encode_rows<NeonOps>, decode<NeonOps>, forward<NeonOps>,
+                                 inverse<NeonOps>, query<NeonOps>,       output<NeonOps>};
 
 } // namespace tightkv

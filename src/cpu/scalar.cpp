@@ -11,11 +11,14 @@ namespace {
 // ---- write path: codec/row.cpp is the reference itself
 
 RowStatus encode(const Format& f, const Transform& t, const float* x, CodedRow& row) { return encode_row(f, t, x, row); }
-void      decode(const Format& f, const Transform& t, const CodedRow& row, float* x) { decode_row(f, t, row, x); }
-void      forward(const Transform& t, float* x) { t.forward(x); }
-void      inverse(const Transform& t, float* y) { t.inverse(y); }
-void      query(const Transform& t, float* q) { t.query(q); }
-void      output(const Transform& t, float* o) { t.output(o); }
+void      encode_rows(const Format& f, int n, const Transform* const* t, const float* const* x, CodedRow* const* row, RowStatus* status) {
+         for (int r = 0; r < n; r++) status[r] = encode_row(f, *t[r], x[r], *row[r]);
+}
+void decode(const Format& f, const Transform& t, const CodedRow& row, float* x) { decode_row(f, t, row, x); }
+void forward(const Transform& t, float* x) { t.forward(x); }
+void inverse(const Transform& t, float* y) { t.inverse(y); }
+void query(const Transform& t, float* q) { t.query(q); }
+void output(const Transform& t, float* o) { t.output(o); }
 
 // ---- read path: key by key in f32, textbook order
 
@@ -55,7 +58,7 @@ void attend(const AttendArgs& a, const AttendState& s, float*) {
 } // namespace
 
 const KernelTable& scalar_kernels() {
-    static constexpr KernelTable table = {"scalar", encode, decode, forward, inverse, query, output, attend, attend};
+    static constexpr KernelTable table = {"scalar", encode, encode_rows, decode, forward, inverse, query, output, attend, attend};
     return table;
 }
 

@@ -161,16 +161,16 @@ CacheTensor::Cell CacheTensor::cell_of(int64_t head_row) const {
     return {static_cast<int>(head_row / heads / n_cells_), static_cast<int>(head_row % heads), head_row / heads % n_cells_};
 }
 
-void CacheTensor::write_row(const Cell& c, const float* x) {
-    const RowStatus status = store_->write(c.stream, c.head, c.cell, x);
-    if (status == RowStatus::kOk) [[likely]]
-        return;
-    if (status == RowStatus::kRefused) {
-        stats().refused_rows++;
-        say_once("a row with NaN or Inf was refused and stored as zeros (counted; said once)");
-    } else {
-        stats().saturated_rows++;
-    }
+void CacheTensor::write_rows(std::span<const StoreRow> rows) {
+    RowStatus status[kEncodeRows];
+    store_->write(rows, status);
+    for (size_t i = 0; i < rows.size(); i++)
+        if (status[i] == RowStatus::kRefused) {
+            stats().refused_rows++;
+            say_once("a row with NaN or Inf was refused and stored as zeros (counted; said once)");
+        } else if (status[i] == RowStatus::kSaturated) {
+            stats().saturated_rows++;
+        }
 }
 
 void CacheTensor::read(size_t offset, void* dst, size_t size) {
@@ -206,7 +206,7 @@ void CacheTensor::write(size_t offset, const void* src, size_t size) {
         if (n < row_bytes) read_halves(c, half); // part of a row: the rest stays
         std::memcpy(reinterpret_cast<char*>(half) + from, static_cast<const char*>(src) + (at - offset), n);
         for (int i = 0; i < head_dim(); i++) x[i] = half_to_float(half[i]);
-        write_row(c, x);
+        write_rows({{StoreRow{c.stream, c.head, c.cell, x}}});
         if (const int slot = exact_slot(c); slot >= 0)
             exact_->write_canonical(c.stream, c.head, slot, reinterpret_cast<const uint8_t*>(half));
         if (auto* offer = exact_ ? plan_.exact->offered(*this, c.stream, c.cell) : nullptr)

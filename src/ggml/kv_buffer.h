@@ -125,7 +125,7 @@ public:
     // The rows of a SET_ROWS node as_kept(), all KV heads: f(number of the row, stream, cell of the stream, row). False: a row lies outside
     // the cache, and f saw only those before it.
     bool    each_row(const ggml_tensor* node, const std::function<void(size_t, int, int64_t, std::span<const float>)>& f) const;
-    void    write_row(const Cell& c, const float* x);            // counts refused rows
+    void    write_rows(std::span<const StoreRow> rows);          // at most kEncodeRows; counts refused rows
     void    write_copy(const Cell& c, const uint8_t* canonical); // codes of another row of this tensor
     int64_t rows() const { return n_streams_ * n_cells_ * (n_embd_ / head_dim()); }
 

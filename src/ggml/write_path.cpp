@@ -32,25 +32,31 @@ void write_rows(const ggml_tensor* node, int thread, int n_threads) {
     const ggml_tensor *rows = node->src[0], *cells = node->src[1];
     const int          d = c->head_dim(), heads = c->store()->shape().n_kv_heads;
     const int64_t      first = c->first_cell(node);
+    StoreRow           some[kEncodeRows];
+    float              kept[kEncodeRows][kMaxHeadDim];
+    size_t             n     = 0;
+    const auto         write = [&] { c->write_rows({some, n}), n = 0; };
     for (int64_t i = 0; i < rows->ne[1]; i++) {
         const int64_t cell = first + row_index(cells, i);
-        if (cell < first || cell >= first + node->ne[1]) throw std::out_of_range("a row index outside the cache view");
+        if (cell < first || cell >= first + node->ne[1]) {
+            write();
+            throw std::out_of_range("a row index outside the cache view");
+        }
         const float* x    = row_of(rows, i);
         const auto   tile = cell % c->n_cells() / kTileTokens;
         for (int h = 0; h < heads; h++) {
             if ((tile * heads + h) % n_threads != thread) continue;
-            const CacheTensor::Cell at{static_cast<int>(cell / c->n_cells()), h, cell % c->n_cells()};
-            const float* const      row = x + static_cast<ptrdiff_t>(h) * d;
-            if (!c->exact()) {
-                c->write_row(at, row);
-                continue;
+            const float* row = x + static_cast<ptrdiff_t>(h) * d;
+            if (c->exact()) {
+                c->as_kept(row, kept[n], d);
+                row = kept[n];
+                c->exact_cache()->write_row(*c, static_cast<size_t>(i), h, row);
             }
-            float kept[kMaxHeadDim];
-            c->as_kept(row, kept, d);
-            c->write_row(at, kept);
-            c->exact_cache()->write_row(*c, static_cast<size_t>(i), h, kept);
+            some[n++] = {static_cast<int>(cell / c->n_cells()), h, cell % c->n_cells(), row};
+            if (n == kEncodeRows) write();
         }
     }
+    write();
 }
 
 } // namespace tightkv

@@ -101,6 +101,40 @@ TEST_P(Isa, DecidesEdgesAlike) {
         }
 }
 
+// Together, under transforms of their own, and whatever stands beside whatever.
+TEST_P(Isa, EncodesRowsTogetherAsAlone) {
+    Random random(25);
+    for (const int d : {32, 128, 576}) {
+        std::vector<NamedRow> rows = nasty_rows(d);
+        for (NamedRow& r : concentrated_rows(d, [](const std::vector<double>& y) { return oracle::inverse(y); }))
+            rows.push_back(std::move(r));
+        for (int i = 0; i < 60; i++) rows.push_back({"random", gaussian(random, static_cast<size_t>(d), std::exp2(random.below(90) - 45))});
+        rows.push_back({"refused", std::vector<float>(static_cast<size_t>(d), NAN)});
+        std::vector<float> mean  = gaussian(random, static_cast<size_t>(d));
+        const Transform&   plain = transform_for(d);
+        const Transform    shifted(d, mean);
+        for (const Format* f : transformed_formats())
+            for (int i = 0; i < 200; i++) {
+                const int        n = 1 + random.below(kEncodeRows), shifts = random.below(8) == 0;
+                const Transform* t[kEncodeRows];
+                const float*     x[kEncodeRows];
+                CodedRow         got[kEncodeRows], *at[kEncodeRows];
+                RowStatus        status[kEncodeRows];
+                std::memset(got, 0xff, sizeof got);
+                for (int r = 0; r < n; r++)
+                    t[r] = shifts && random.below(2) ? &shifted : &plain, at[r] = &got[r],
+                    x[r] = rows[static_cast<size_t>(random.below(static_cast<int>(rows.size())))].x.data();
+                level_->encode_rows(*f, n, t, x, at, status);
+                for (int r = 0; r < n; r++) {
+                    CodedRow want;
+                    ASSERT_EQ(status[r], encode_row(*f, *t[r], x[r], want)) << f->name << ", d " << d;
+                    ASSERT_EQ(got[r].scale, want.scale) << f->name << ", d " << d;
+                    ASSERT_EQ(std::memcmp(got[r].codes, want.codes, static_cast<size_t>(d)), 0) << f->name << ", d " << d;
+                }
+            }
+    }
+}
+
 // Rows whose best path costs more than the first search of the trellis formats can hold (trellis_search.h): one segment has all the norm.
 TEST_P(Isa, SearchesCostlyRowsAlike) {
     const int        d = 512;
