@@ -25,6 +25,8 @@
  *
  * Threads. Different caches are independent. On one cache, reads (tkv_attend, tkv_read, tkv_state_save) may run at the same time
  * as each other, not as writes; writes to different layers or operands may run at the same time. tkv_last_error() is per thread.
+ * The first tkv_attend with n_threads > 1 starts the threads that help it; they belong to the cache, sleep between calls and end with
+ * it. After fork() a child must not use the caches of its parent.
  */
 #ifndef TIGHTKV_H
 #define TIGHTKV_H

@@ -113,7 +113,7 @@ Status AttentionJob::prepare(const AttentionArgs& a, int n_threads) {
 
 void AttentionJob::run() {
     float* const scratch = thread_scratch(work_floats(args_.k->shape().head_dim, args_.v->shape().head_dim, tokens_per_block_ * group_));
-    for (int64_t unit; (unit = next_.fetch_add(1, std::memory_order_relaxed)) < n_blocks_ * parts();) attend_unit(unit, scratch);
+    for (int64_t unit; (unit = next_.fetch_add(1, std::memory_order_relaxed)) < units();) attend_unit(unit, scratch);
 }
 
 const float* AttentionJob::query(const Unit& u, int head, int token) const {

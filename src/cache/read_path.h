@@ -57,6 +57,8 @@ public:
     // Checks shapes and lays out the work. args must stay valid until the last run() returns.
     Status prepare(const AttentionArgs& args, int n_threads);
     void   run(); // call once per thread
+    // Parts the work is cut into, at least one: more threads than this have nothing to do.
+    int64_t units() const { return n_blocks_ * parts(); }
     // Bytes of work space a thread keeps for blocks of `rows` query rows (kept for the life of the thread).
     static size_t work_bytes(int head_dim_k, int head_dim_v, int rows = kMaxBatchedRows) {
         return work_floats(head_dim_k, head_dim_v, rows) * sizeof(float);

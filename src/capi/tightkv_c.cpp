@@ -1,10 +1,11 @@
 // The C API over the C++ library: argument checks, error texts, nothing else. No exception leaves this file.
+#include <algorithm>
 #include <cmath>
 #include <new>
-#include <thread>
 
 #include "cache/kv_cache.h"
 #include "cache/read_path.h"
+#include "capi/helper_threads.h"
 #include "cpu/kernel_table.h"
 #include "tightkv/tightkv.h"
 
@@ -12,6 +13,7 @@ using namespace tightkv;
 
 struct tkv_cache {
     std::unique_ptr<KvCache> cache;
+    mutable HelperThreads    helpers; // of tkv_attend
 };
 
 struct tkv_job {
@@ -227,13 +229,10 @@ int tkv_attend_end(tkv_job* j) {
 int tkv_attend(const tkv_cache* c, int layer, const tkv_attention* a) {
     tkv_job* job = nullptr;
     if (const int code = tkv_attend_begin(c, layer, a, &job); code != TKV_OK) return code;
-    const int started = guarded([&] {
-        std::vector<std::jthread> helpers;
-        for (int i = 1; i < a->n_threads; i++) helpers.emplace_back([job] { tkv_attend_run(job); });
-        tkv_attend_run(job);
-        return int{TKV_OK};
-    });
-    if (started != TKV_OK) tkv_attend_run(job); // threads were not to be had: this one does what is left
+    // More threads than there are parts would wake up for nothing.
+    const auto helpers = static_cast<int>(std::min<int64_t>(a->n_threads, job->job.units())) - 1;
+    c->helpers.run(
+        helpers, [](void* j) { tkv_attend_run(static_cast<tkv_job*>(j)); }, job);
     return tkv_attend_end(job);
 }
 

@@ -1,9 +1,11 @@
 // The C API from C++: wrong arguments of every kind, saved states whole and damaged, results against the C++ classes.
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <climits>
 #include <cstring>
 #include <memory>
+#include <thread>
 
 #include "cache/read_path.h"
 #include "test_data.h"
@@ -227,6 +229,33 @@ TEST(CApi, StreamsTogetherEqualStreamsAlone) {
         size += std::fabs(both[i]);
     }
     EXPECT_GT(size / static_cast<double>(both.size()), 0.01);
+}
+
+// Callers at the same time, on caches of their own and on one, each with helpers: the same bits as one after the other.
+TEST(CApi, CallersAtTheSameTime) {
+    const tkv_cache_params p = shape(1, 2, 64, 64, 1200, 1);
+    std::vector<Cache>     caches;
+    for (int i = 0; i < 3; i++) caches.push_back(make("turbo3", p)), fill(caches.back().get(), p, 90 + static_cast<uint64_t>(i), 1200);
+    Random                   random(93);
+    const std::vector<float> q      = gaussian(random, 4 * 64);
+    const auto               attend = [&](const Cache& c) {
+        std::vector<float> out(4 * 64);
+        tkv_attention      a = tkv_attention_default();
+        a.n_tokens = 1, a.n_heads = 4, a.n_kv = 1200, a.scale = 0.125f, a.n_threads = 3, a.q = q.data(), a.out = out.data();
+        EXPECT_EQ(tkv_attend(c.get(), 0, &a), TKV_OK) << tkv_last_error();
+        return out;
+    };
+    std::vector<std::vector<float>> want;
+    for (const Cache& c : caches) want.push_back(attend(c));
+    EXPECT_NE(want[0], want[1]);
+    std::atomic<int>         wrong{0};
+    std::vector<std::thread> callers;
+    for (size_t t = 0; t < 6; t++)
+        callers.emplace_back([&, t] {
+            for (int i = 0; i < 50; i++) wrong += attend(caches[t % 3]) != want[t % 3];
+        });
+    for (std::thread& t : callers) t.join();
+    EXPECT_EQ(wrong, 0);
 }
 
 TEST(CApi, StateRoundTrip) {
