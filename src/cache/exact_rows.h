@@ -45,6 +45,7 @@ public:
     int slot_of_token(size_t i) const { return batch_[i].slot; }
     // Of the batch: its place among the tokens of its stream, and how many of them there are.
     int index_in_stream(size_t i) const { return batch_[i].index; }
+    int stream_of_token(size_t i) const { return batch_[i].stream; }
     int batch_tokens(int stream) const { return streams_[static_cast<size_t>(stream)].n_batch; }
     int largest_batch() const; // over the streams
     // Whether the tables hold every row that a query of this batch wants.

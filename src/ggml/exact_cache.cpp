@@ -22,7 +22,7 @@ const ggml_tensor* positions_of(const ggml_tensor* write) {
 } // namespace
 
 ExactCache::ExactCache(const CacheSpec& spec, int n_streams, int64_t n_cells)
-    : spec_(spec), n_streams_(n_streams), n_cells_(n_cells), ledger_(spec.sink, spec.window, n_streams, n_cells) {}
+    : spec_(spec), n_streams_(n_streams), n_cells_(n_cells), batch_(spec.sink, spec.window, n_streams, n_cells) {}
 
 // False: the nodes do not write the same cells, or those are not known before the graph runs.
 bool ExactCache::read_tokens(std::span<ggml_tensor* const> writes) {
@@ -55,18 +55,18 @@ bool ExactCache::begin_graph(std::span<ggml_tensor* const> writes, std::span<Cac
     if (continues_batch(writes)) return false;
     written_.clear();
     for (const ggml_tensor* w : writes) written_.push_back(cache_of(w));
-    batch_k_.owner = batch_v_.owner = nullptr;
+    batch_.drop_tables();
     take_offers(tensors);
     if (!read_tokens(writes)) {
         say_once("this graph does not say beforehand which cells it writes: its rows are kept as codes only");
         tokens_.clear();
-        ledger_.clear();
+        batch_.ledger().clear();
         return true;
     }
     if (spec_.sink > 0 && tokens_.front().position < 0)
         say_once("sink= needs the positions of tokens, which this model's graph does not have (no rotary embedding of the keys): no row is "
                  "kept as a sink");
-    ledger_.begin_batch(tokens_);
+    batch_.ledger().begin_batch(tokens_);
     return true;
 }
 
@@ -85,75 +85,32 @@ bool ExactCache::continues_batch(std::span<ggml_tensor* const> writes) {
     return same;
 }
 
-ExactCache::BatchTable& ExactCache::table_of(const CacheTensor& c) { return c.operand() == Operand::K ? batch_k_ : batch_v_; }
-
 void ExactCache::prepare_write(CacheTensor& c, const ggml_tensor* rows) {
-    if (rows->ne[1] != static_cast<int64_t>(tokens_.size()) || !batch_table()) return;
-    BatchTable&      table = table_of(c);
-    const StoreShape shape = c.store()->shape();
-    const int64_t    n     = ledger_.slots() + ledger_.largest_batch();
-    if (!table.rows || table.rows->operand() != c.operand() || table.rows->shape().n_cells < n ||
-        table.rows->shape().head_dim != shape.head_dim || table.rows->shape().n_kv_heads != shape.n_kv_heads) {
-        const StoreShape wanted{n_streams_, shape.n_kv_heads, shape.head_dim, n};
-        table = {};
-        if (!TileStore::create(format(FormatId::f16), c.operand(), wanted, table.rows).ok()) return; // attach() does without
-    }
-    table.owner = &c;
-    std::vector<uint8_t> row(static_cast<size_t>(shape.head_dim) * 2);
-    for (int s = 0; s < n_streams_; s++) {
-        int64_t at = 0;
-        for (const ExactLedger::Kept& kept : ledger_.before_batch(s)) {
-            for (int h = 0; h < shape.n_kv_heads; h++) {
-                c.exact()->read_canonical(s, h, kept.slot, row.data());
-                table.rows->write_canonical(s, h, at, row.data());
-            }
-            at++;
-        }
-    }
+    if (rows->ne[1] == static_cast<int64_t>(tokens_.size())) batch_.prepare_write(*c.exact());
 }
 
 void ExactCache::write_row(CacheTensor& c, size_t i, int head, const float* x) {
-    if (i >= tokens_.size()) return;
-    const int stream = tokens_[i].stream;
-    if (const int slot = ledger_.slot_of_token(i); slot >= 0) (void)c.exact()->write(stream, head, slot, x);
-    if (const BatchTable& table = table_of(c); table.owner == &c)
-        (void)table.rows->write(stream, head, static_cast<int64_t>(ledger_.before_batch(stream).size()) + ledger_.index_in_stream(i), x);
+    if (i < tokens_.size()) batch_.write_row(*c.exact(), i, head, x);
 }
 
 void ExactCache::attach(AttentionArgs& a, CacheTensor& k, CacheTensor& v) {
-    const bool batch = batch_k_.owner == &k && batch_v_.owner == &v;
-    a.exact.k        = batch ? batch_k_.rows.get() : k.exact();
-    a.exact.v        = batch ? batch_v_.rows.get() : v.exact();
-    a.exact.stream0  = a.k_stream0;
+    const bool    batch = batch_.choose_tables(a, *k.exact(), *v.exact());
     const MaskKey key{a.mask, a.n_kv, a.k_cell0, a.n_tokens, a.n_streams, a.k_stream0, batch};
     for (size_t i = 0; i < n_masks_; i++)
         if (masks_[i]->key == key) return masks_[i]->masks.apply(a);
     std::vector<std::vector<ExactLedger::Entry>> entries;
-    int64_t                                      rows = 0;
-    for (int s = a.k_stream0; s < a.k_stream0 + a.n_streams; s++) {
-        std::vector<ExactLedger::Entry> e;
-        if (batch) {
-            for (const ExactLedger::Kept& kept : ledger_.before_batch(s)) e.push_back(kept.entry);
-            const auto written = ledger_.batch_entries(s);
-            e.insert(e.end(), written.begin(), written.end());
-        } else {
-            const auto slots = ledger_.entries(s);
-            e.assign(slots.begin(), slots.end());
-        }
-        rows = std::max(rows, static_cast<int64_t>(e.size()));
-        entries.push_back(std::move(e));
-    }
+    const int64_t                                rows = batch_.entries(a, batch, entries);
     if (rows == 0) return;
     if (n_masks_ == masks_.size()) masks_.push_back(std::make_unique<Masks>());
     Masks& m = *masks_[n_masks_++];
     m.key    = key;
-    m.masks.build(a, ledger_, entries, rows);
+    m.masks.build(a, batch_.ledger(), entries, rows);
     m.masks.apply(a);
 }
 
 bool ExactCache::is_sink(int stream, int64_t cell) const {
-    const int slot = ledger_.slot_of(stream, cell);
-    return slot >= 0 && ledger_.entries(stream)[static_cast<size_t>(slot)].sink;
+    const int slot = batch_.ledger().slot_of(stream, cell);
+    return slot >= 0 && batch_.ledger().entries(stream)[static_cast<size_t>(slot)].sink;
 }
 
 void ExactCache::offer(CacheTensor& c, int stream, int64_t cell, bool sink, const uint16_t* row) {
@@ -161,7 +118,7 @@ void ExactCache::offer(CacheTensor& c, int stream, int64_t cell, bool sink, cons
     const int64_t key  = stream * n_cells_ + cell;
     if (mine.by_cell.insert_or_assign(key, Offer{sink, {row, row + c.n_embd()}}).second) mine.order.push_back(key);
     // The ends of one restored range, and what it leaves over of earlier ones, is all that can ever find a place.
-    const auto most = static_cast<size_t>(2 * ledger_.slots() * n_streams_);
+    const auto most = static_cast<size_t>(2 * batch_.ledger().slots() * n_streams_);
     while (mine.by_cell.size() > most) { // the oldest goes; sinks, of which there are fewer, stay
         const int64_t oldest = mine.order.front();
         mine.order.pop_front();
@@ -196,7 +153,7 @@ void ExactCache::take_offers(std::span<CacheTensor* const> tensors) {
         const int     stream = static_cast<int>(key / n_cells_);
         const int64_t cell   = key % n_cells_;
         if (!std::all_of(with_table.begin(), with_table.end(), [&](const CacheTensor* t) { return offered(*t, stream, cell); })) continue;
-        const int slot = ledger_.adopt(stream, cell, offered(*with_table.front(), stream, cell)->sink);
+        const int slot = batch_.ledger().adopt(stream, cell, offered(*with_table.front(), stream, cell)->sink);
         if (slot < 0) continue;
         for (CacheTensor* t : with_table) {
             const uint16_t* row = offered(*t, stream, cell)->row.data();
@@ -209,12 +166,12 @@ void ExactCache::take_offers(std::span<CacheTensor* const> tensors) {
 }
 
 void ExactCache::clear() {
-    ledger_.clear();
+    batch_.ledger().clear();
     offers_.clear();
     tokens_.clear();
     written_.clear();
-    batch_k_.owner = batch_v_.owner = nullptr;
-    n_masks_                        = 0;
+    batch_.drop_tables();
+    n_masks_ = 0;
 }
 
 } // namespace tightkv

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "cache/cache_spec.h"
-#include "cache/exact_rows.h"
+#include "cache/exact_batch.h"
 #include "ggml.h"
 
 namespace tightkv {
@@ -24,7 +24,7 @@ public:
     // a batch begins; false: it goes on with the tokens of the graph before.
     bool begin_graph(std::span<ggml_tensor* const> writes, std::span<CacheTensor* const> tensors);
     // This batch is larger than the tables: its rows get one of their own, which prepare_write() makes.
-    bool batch_table() const { return spec_.window > 0 && !ledger_.few(); }
+    bool batch_table() const { return batch_.wants_table(); }
     // One thread, before the rows of a SET_ROWS node are written. c has a table.
     void prepare_write(CacheTensor& c, const ggml_tensor* rows);
     // Row i of the node, one KV head: x as the host would keep it. Different (row, head) may be written at the same time.
@@ -33,9 +33,9 @@ public:
     void attach(AttentionArgs& a, CacheTensor& k, CacheTensor& v);
 
     // The rows of a cell as the host wrote them, if they are kept: the slot, or -1.
-    int  slot_of(int stream, int64_t cell) const { return ledger_.slot_of(stream, cell); }
+    int  slot_of(int stream, int64_t cell) const { return batch_.ledger().slot_of(stream, cell); }
     bool is_sink(int stream, int64_t cell) const;
-    void forget(int stream, int64_t cell) { ledger_.forget(stream, cell); }
+    void forget(int stream, int64_t cell) { batch_.ledger().forget(stream, cell); }
 
     // A row from outside (restored, copied) that would be exact had it been written here; all heads, f16. It finds its place with the next
     // graph, if every tensor of the cache has got it. sink: as which kind.
@@ -56,16 +56,12 @@ public:
     int32_t position(size_t i) const { return i < tokens_.size() ? tokens_[i].position : -1; }
     // Rows at the ends of what is restored that would be exact: as many as there are slots, so that saving it again finds them all.
     int n_sink() const { return spec_.sink; }
-    int n_window() const { return ledger_.window_slots(); }
+    int n_window() const { return batch_.ledger().window_slots(); }
 
 private:
     struct Offers {                                 // of one tensor
         std::unordered_map<int64_t, Offer> by_cell; // stream * n_cells + cell
         std::deque<int64_t>                order;   // oldest first; some may be withdrawn
-    };
-    struct BatchTable { // rows of a batch of many tokens, for the length of one layer's attention
-        std::unique_ptr<TileStore> rows;
-        const CacheTensor*         owner = nullptr;
     };
     struct MaskKey {
         const void* mask;
@@ -78,19 +74,17 @@ private:
         MaskKey    key;
         ExactMasks masks;
     };
-    bool        read_tokens(std::span<ggml_tensor* const> writes);
-    bool        continues_batch(std::span<ggml_tensor* const> writes);
-    void        take_offers(std::span<CacheTensor* const> tensors);
-    BatchTable& table_of(const CacheTensor& c);
+    bool read_tokens(std::span<ggml_tensor* const> writes);
+    bool continues_batch(std::span<ggml_tensor* const> writes);
+    void take_offers(std::span<CacheTensor* const> tensors);
 
     CacheSpec                            spec_;
     int                                  n_streams_;
     int64_t                              n_cells_;
-    ExactLedger                          ledger_;
+    ExactBatch                           batch_;
     std::vector<ExactLedger::Token>      tokens_;  // of the batch that is being written
     std::vector<const CacheTensor*>      written_; // by the graphs of this batch
     std::map<const CacheTensor*, Offers> offers_;
-    BatchTable                           batch_k_, batch_v_;
     std::vector<std::unique_ptr<Masks>>  masks_; // of this graph
     size_t                               n_masks_ = 0;
 };

@@ -1,12 +1,12 @@
-// What the adapter does around an attention with exact rows, on the library's own parts: rows are written in batches, the ledger says who
-// keeps a slot, the last batch asks. Beside it stands a record of who should be exact, by the words of cache/exact_rows.h: the sinks that
-// still have a place, and the `window` newest rows as each query sees them.
+// Exact rows without a cache around them: rows are written in batches into the tables of one layer, and the last batch asks. Beside it
+// stands a record of who should be exact, by the words of cache/exact_rows.h: the sinks that still have a place, and the `window` newest
+// rows as each query sees them.
 #pragma once
 #include <map>
 #include <memory>
 #include <stdexcept>
 
-#include "cache/exact_rows.h"
+#include "cache/exact_batch.h"
 #include "test_data.h"
 
 namespace tightkv::test {
@@ -15,40 +15,28 @@ class ExactTables {
 public:
     ExactTables(int sink, int window, const StoreShape& k, const StoreShape& v)
         : sink_(sink), window_(static_cast<int>(std::min<int64_t>(window, k.n_cells))), shape_k_(k), shape_v_(v),
-          ledger_(sink, window, k.n_streams, k.n_cells), places_(exact_sink_slots(sink, k.n_cells)),
+          batch_(sink, window, k.n_streams, k.n_cells), places_(exact_sink_slots(sink, k.n_cells)),
           record_(static_cast<size_t>(k.n_streams)), next_(static_cast<size_t>(k.n_streams), 0) {
-        const int64_t slots = ledger_.slots();
+        const int64_t slots = batch_.ledger().slots();
         make(Operand::K, slots, table_k_), make(Operand::V, slots, table_v_);
     }
 
     // rows(token, operand, head): [head_dim] of what is written.
     template <class Rows> void write(const std::vector<ExactLedger::Token>& tokens, Rows rows) {
         begin(tokens);
-        ledger_.begin_batch(tokens);
-        large_ = window_ > 0 && !ledger_.few();
-        if (large_) {
-            const int64_t n = ledger_.slots() + ledger_.largest_batch();
-            make(Operand::K, n, batch_k_), make(Operand::V, n, batch_v_);
-            for (int s = 0; s < shape_k_.n_streams; s++) {
-                int64_t at = 0;
-                for (const ExactLedger::Kept& kept : ledger_.before_batch(s)) move(s, kept.slot, at++);
+        batch_.drop_tables();
+        batch_.ledger().begin_batch(tokens);
+        batch_.prepare_write(*table_k_), batch_.prepare_write(*table_v_);
+        for (size_t i = 0; i < tokens.size(); i++)
+            for (int h = 0; h < shape_k_.n_kv_heads; h++) {
+                batch_.write_row(*table_k_, i, h, rows(tokens[i], Operand::K, h));
+                batch_.write_row(*table_v_, i, h, rows(tokens[i], Operand::V, h));
             }
-        }
-        for (size_t i = 0; i < tokens.size(); i++) {
-            const int s = tokens[i].stream, slot = ledger_.slot_of_token(i);
-            for (int h = 0; h < shape_k_.n_kv_heads; h++)
-                for (const Operand op : {Operand::K, Operand::V}) {
-                    const float* const x = rows(tokens[i], op, h);
-                    if (slot >= 0) (void)(op == Operand::K ? table_k_ : table_v_)->write(s, h, slot, x);
-                    const auto at = static_cast<int64_t>(ledger_.before_batch(s).size()) + ledger_.index_in_stream(i);
-                    if (large_) (void)(op == Operand::K ? batch_k_ : batch_v_)->write(s, h, at, x);
-                }
-        }
     }
     // A row from elsewhere.
     template <class Rows> void adopt(int stream, int64_t cell, bool sink, Rows rows) {
         record_[static_cast<size_t>(stream)].erase(cell);
-        const int slot = ledger_.adopt(stream, cell, sink);
+        const int slot = batch_.ledger().adopt(stream, cell, sink);
         note(stream, cell, sink);
         if (slot < 0) return;
         for (int h = 0; h < shape_k_.n_kv_heads; h++) {
@@ -57,32 +45,20 @@ public:
         }
     }
     void forget(int stream, int64_t cell) {
-        ledger_.forget(stream, cell);
+        batch_.ledger().forget(stream, cell);
         record_[static_cast<size_t>(stream)].erase(cell);
     }
     void clear() {
-        ledger_.clear();
+        batch_.ledger().clear();
         for (auto& r : record_) r.clear();
     }
 
     void attach(AttentionArgs& a) {
         std::vector<std::vector<ExactLedger::Entry>> entries;
-        size_t                                       rows = 0;
-        for (int s = a.k_stream0; s < a.k_stream0 + a.n_streams; s++) {
-            std::vector<ExactLedger::Entry> e(ledger_.entries(s).begin(), ledger_.entries(s).end());
-            if (large_) {
-                e.clear();
-                for (const ExactLedger::Kept& kept : ledger_.before_batch(s)) e.push_back(kept.entry);
-                const auto batch = ledger_.batch_entries(s);
-                e.insert(e.end(), batch.begin(), batch.end());
-            }
-            rows = std::max(rows, e.size());
-            entries.push_back(std::move(e));
-        }
+        const bool                                   large = batch_.choose_tables(a, *table_k_, *table_v_);
+        const int64_t                                rows  = batch_.entries(a, large, entries);
         if (rows == 0) return;
-        a.exact.k = (large_ ? batch_k_ : table_k_).get(), a.exact.v = (large_ ? batch_v_ : table_v_).get();
-        a.exact.stream0 = a.k_stream0;
-        masks_.build(a, ledger_, entries, static_cast<int64_t>(rows));
+        masks_.build(a, batch_.ledger(), entries, rows);
         masks_.apply(a);
     }
 
@@ -136,22 +112,14 @@ private:
         shape.n_cells    = rows;
         if (!TileStore::create(format(FormatId::f16), op, shape, store).ok()) throw std::runtime_error("no table");
     }
-    void move(int s, int64_t slot, int64_t at) {
-        std::vector<uint8_t> row(2 * static_cast<size_t>(std::max(shape_k_.head_dim, shape_v_.head_dim)));
-        for (int h = 0; h < shape_k_.n_kv_heads; h++) {
-            table_k_->read_canonical(s, h, slot, row.data()), batch_k_->write_canonical(s, h, at, row.data());
-            table_v_->read_canonical(s, h, slot, row.data()), batch_v_->write_canonical(s, h, at, row.data());
-        }
-    }
-
     int                                 sink_, window_;
     StoreShape                          shape_k_, shape_v_;
-    ExactLedger                         ledger_;
+    ExactBatch                          batch_;
     int                                 places_;
-    bool                                large_ = false, deferred_ = false;
+    bool                                deferred_ = false;
     std::vector<std::map<int64_t, Row>> record_; // [stream]
     std::vector<int64_t>                next_;
-    std::unique_ptr<TileStore>          table_k_, table_v_, batch_k_, batch_v_;
+    std::unique_ptr<TileStore>          table_k_, table_v_;
     ExactMasks                          masks_;
 };
 
