@@ -14,6 +14,13 @@
  *     tkv_attend(cache, layer, &a);
  *     tkv_cache_destroy(cache);
  *
+ * With sink=, window= or mean= in the specification (docs/formats.md) a cache must be told which tokens are written, in their order, so
+ * that it knows a sequence's first ones and the newest. Rows then come in batches, layer by layer, instead of with tkv_write:
+ *
+ *     tkv_token token = {stream, cell, position};
+ *     tkv_batch_begin(cache, 1, &token);
+ *     for each layer: tkv_append(cache, layer, TKV_K, k), tkv_append(cache, layer, TKV_V, v), then tkv_attend(cache, layer, &a);
+ *
  * Terms. cell: the place of one token in a stream; cells may be written in any order and rewritten, as an inference engine
  * frees and reuses them. head: a KV head; query heads are n_heads, a multiple of n_kv_heads (grouped-query attention).
  *
@@ -24,7 +31,8 @@
  * Nothing aborts, throws into the caller or writes to a stream.
  *
  * Threads. Different caches are independent. On one cache, reads (tkv_attend, tkv_read, tkv_state_save) may run at the same time
- * as each other, not as writes; writes to different layers or operands may run at the same time. tkv_last_error() is per thread.
+ * as each other, not as writes; tkv_write to different layers or operands, and tkv_append of K and of V of one layer, may run at the same
+ * time. Everything else that changes a cache runs alone. tkv_last_error() is per thread.
  * The first tkv_attend with n_threads > 1 starts the threads that help it; they belong to the cache, sleep between calls and end with
  * it. After fork() a child must not use the caches of its parent.
  */
@@ -85,23 +93,60 @@ typedef int tkv_operand; /* an int, so that any value a caller passes can be loo
 enum { TKV_K = 0, TKV_V = 1 };
 
 TKV_API tkv_cache_params tkv_cache_params_default(void);
-/* spec: docs/formats.md, for example "turbo3" or "k=turbo4:v=turbo3:first=f16x2". *cache is set on success only. */
+/* spec: docs/formats.md, for example "turbo3", "k=turbo4:v=turbo3:first=f16x2" or "auto". *cache is set on success only. profile=auto is
+ * refused (TKV_UNSUPPORTED): it is made of the queries of all layers, which a caller need not bring here. sink= and window= need 4 bytes of
+ * memory for every cell, and take up to 2^28 cells in all streams. */
 TKV_API int  tkv_cache_create(const char* spec, const tkv_cache_params* params, tkv_cache** cache);
 TKV_API void tkv_cache_destroy(tkv_cache* cache); /* NULL is fine */
 
-TKV_API const char* tkv_cache_spec(const tkv_cache* cache);  /* canonical text; lives as long as the cache */
-TKV_API size_t      tkv_cache_bytes(const tkv_cache* cache); /* packed size of all cells */
-TKV_API double      tkv_cache_bits_per_value(const tkv_cache* cache);
+TKV_API const char* tkv_cache_spec(const tkv_cache* cache);           /* canonical text; lives as long as the cache */
+TKV_API size_t      tkv_cache_bytes(const tkv_cache* cache);          /* packed size of all cells, with the tables of exact rows */
+TKV_API double      tkv_cache_bits_per_value(const tkv_cache* cache); /* scales and exact rows included */
 TKV_API int64_t     tkv_cache_refused_rows(const tkv_cache* cache);
-TKV_API int         tkv_cache_clear(tkv_cache* cache);
+TKV_API int         tkv_cache_clear(tkv_cache* cache); /* all rows; a mean that was measured stays */
 
-/* Rows of n tokens into cells first, first+1, … or, where cells is not NULL, into cells[0 … n-1]. x: [n][n_kv_heads][head_dim]. */
+/* ---- rows by cell -------------------------------------------------------------------------------------------------- */
+
+/* Rows of n tokens into cells first, first+1, … or, where cells is not NULL, into cells[0 … n-1]. x: [n][n_kv_heads][head_dim].
+ * In a cache with sink= or window= a row is kept as exactly as its cell is: rows that are changed in place (a context shift) stay exact, a
+ * cell that never came in a batch has codes only. With mean= these rows are not measured. */
 TKV_API int tkv_write(tkv_cache* cache, int layer, tkv_operand op, int stream, int64_t first, int64_t n, const float* x,
                       const int64_t* cells);
-/* Back again, decoded: x: [n][n_kv_heads][head_dim]. */
+/* Back again, decoded, or exact (f16) where the cell has an exact row: x: [n][n_kv_heads][head_dim]. */
 TKV_API int tkv_read(const tkv_cache* cache, int layer, tkv_operand op, int stream, int64_t first, int64_t n, float* x);
-/* Packed rows from one stream to another, all layers and both operands; no rounding. */
+/* Packed rows from one stream to another, all layers and both operands; no rounding. Exact rows go along, and count as the newest there. */
 TKV_API int tkv_copy(tkv_cache* cache, int stream_from, int stream_to, int64_t first, int64_t n);
+/* Cells become as if they had never been written, all layers and both operands, and their exact rows make room for others. Nobody has to
+ * remove a cell before it is written again, but a sequence that ended holds the places of its sinks until then. */
+TKV_API int tkv_remove(tkv_cache* cache, int stream, int64_t first, int64_t n);
+
+/* ---- rows in batches ----------------------------------------------------------------------------------------------- */
+
+/* stream stands for the sequence; where several share one, the caller's masks tell them apart, and each may have sinks of its own. */
+typedef struct {
+    int     stream;
+    int64_t cell;
+    int32_t position; /* in the sequence, from 0: below sink= the row is a sink. -1: not known, and no sink */
+} tkv_token;
+
+/* A batch begins: the tokens whose rows come next, in the order of their sequence, no cell twice. For every layer, K and V then follow with
+ * tkv_append, once each and layer after layer, x: [n][n_kv_heads][head_dim], row i of token i; and attention over a layer after both. The
+ * batch ends with the next one, or with tkv_remove, tkv_copy, tkv_state_load or tkv_cache_clear; n = 0 only ends the one before. Every
+ * specification takes batches. These need them:
+ *
+ * sink=N, window=N: the rows of positions 0 … N-1 of every sequence, and the N newest rows of every stream, are kept as f16 beside their
+ * codes, and attention uses those. Every row is rounded to f16 first; values beyond its range are held at the largest.
+ *
+ * Newest is what each query sees. Where it attends with as many query tokens per stream as the batch has tokens of that stream, token i's
+ * window ends with itself, otherwise with the last one. A batch of more than 4 tokens of a stream has all of its rows in a table of their
+ * own until the next layer is appended; attention that comes later finds no more of a window than the last N + 3 rows.
+ *
+ * Sinks have N places per stream and 1024 cells, at most 64 N; beyond that the oldest make room.
+ *
+ * mean=N: the mean of the keys is measured on the first N tokens of a stream (positions 0 … 3 left out; from 64 on, and again at twice as
+ * many), and taken off all keys from then on; the rows before are coded again. It takes the place of a profile's mean. */
+TKV_API int tkv_batch_begin(tkv_cache* cache, int64_t n, const tkv_token* tokens);
+TKV_API int tkv_append(tkv_cache* cache, int layer, tkv_operand op, const float* x);
 
 /* ---- attention ----------------------------------------------------------------------------------------------------- */
 
@@ -114,7 +159,8 @@ typedef struct {
     float        scale;             /* of the scores, usually 1/sqrt(head_dim) */
     float        softcap;           /* 0: none; else scores become softcap * tanh(score / softcap) */
     float        alibi_max_bias;    /* 0: none; else the mask is multiplied with the head's ALiBi slope */
-    /* Added to the scores; -inf hides a key. One of the two, or none. [n_streams][n_tokens][mask_stride]; mask_stride >= n_kv. */
+    /* Added to the scores; -inf hides a key. One of the two, or none. [n_streams][n_tokens][mask_stride]; mask_stride >= n_kv. Layers with
+     * exact rows round mask_f32 to f16. */
     const float*    mask_f32;
     const uint16_t* mask_f16;
     int64_t         mask_stride;
@@ -135,7 +181,10 @@ TKV_API int            tkv_attend_end(tkv_job* job); /* TKV_OK, or what went wro
 
 /* ---- state --------------------------------------------------------------------------------------------------------- */
 
-/* Cells 0 … n-1 of a stream as bytes: header (magic, versions, shapes, specification), canonical rows, checksum. */
+/* Cells 0 … n-1 of a stream as bytes: header (magic, versions, shapes, specification), canonical rows, the keys' mean, exact rows,
+ * checksum. Loading gives the codes back, and the exact rows as the newest of the stream in the order in which they were written. Keys are
+ * coded minus the mean: a cache in which nothing was written since its creation or tkv_cache_clear takes the mean of the state, and gets
+ * the same bits; any other one codes the keys again with its own mean, which costs a little. */
 TKV_API size_t tkv_state_bytes(const tkv_cache* cache, int64_t n);
 TKV_API int    tkv_state_save(const tkv_cache* cache, int stream, int64_t n, void* bytes, size_t size);
 /* Reads untrusted bytes. Anything that does not fit this cache exactly is refused and changes nothing. *n: number of cells. */

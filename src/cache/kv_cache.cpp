@@ -1,9 +1,13 @@
-// Layers of a cache and row access through them.
+// Layers of a cache, their rows one by one and in batches.
 #include "cache/kv_cache.h"
 
 #include <algorithm>
+#include <cmath>
+#include <new>
 
 #include "base/checksum.h"
+#include "base/half.h"
+#include "cache/exact_slots.h"
 #include "cache/profile.h"
 
 namespace tightkv {
@@ -28,19 +32,29 @@ Status load_profile(const CacheSpec& spec, const CacheShape& s, std::unique_ptr<
     return {};
 }
 
+// The ledger of exact rows has 4 bytes for every cell, and touches them.
+constexpr int64_t kMaxLedgerCells = int64_t{1} << 28;
+
+// Beside exact rows the codes are those of the f16 row: they are the same again when it comes back as a row. [n] values; those that are
+// not finite stay, for the encoder to refuse.
+void round_to_halves(const float* x, float* kept, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        const uint16_t h = float_to_half(x[i]);
+        kept[i] = half_to_float((h & 0x7fff) == 0x7c00 && std::isfinite(x[i]) ? static_cast<uint16_t>((h & 0x8000) | kHalfMax) : h);
+    }
+}
+
 } // namespace
 
 Status KvCache::create(const CacheSpec& spec, const CacheShape& s, std::unique_ptr<KvCache>& out) {
     if (s.n_layers < 1 || s.n_layers > 100000) return invalid_argument("n_layers must be 1 to 100000");
     if (s.n_kv_heads < 1 || s.n_streams < 1 || s.n_cells < 1 || s.n_cells > INT32_MAX)
         return invalid_argument("a cache needs at least one KV head, one stream and 1 to 2147483647 cells");
-    if (spec.sink || spec.window || spec.mean)
-        return unsupported(
-            "sink=, window= and mean= need the positions of tokens and the order of writing, which this interface does not take; "
-            "the llama.cpp adapter knows them");
     if (spec.self_profile)
         return unsupported("profile=auto needs the queries of a model's attention, which this interface does not see; accepted here: "
                            "profile=FILE of tightkv calibrate. The llama.cpp adapter takes profile=auto");
+    if ((spec.sink || spec.window) && s.n_cells > kMaxLedgerCells / s.n_streams)
+        return unsupported("sink= and window= take caches of up to " + std::to_string(kMaxLedgerCells) + " cells in all streams");
     std::unique_ptr<Profile> profile;
     if (Status e = load_profile(spec, s, profile); !e.ok()) return e;
     auto cache        = std::make_unique<KvCache>();
@@ -54,17 +68,25 @@ Status KvCache::create(const CacheSpec& spec, const CacheShape& s, std::unique_p
     }
     cache->state_spec_ = stored.to_string();
     cache->shape_      = s;
+    bool any_exact     = false;
     for (int i = 0; i < s.n_layers; i++) {
         Layer                     layer;
-        const LayerProfile* const p = profile ? &profile->layers[static_cast<size_t>(i)] : nullptr;
+        const bool                exact = spec.exact_rows(i, s.n_layers);
+        const LayerProfile* const p     = profile ? &profile->layers[static_cast<size_t>(i)] : nullptr;
         for (const Operand op : {Operand::K, Operand::V}) {
-            const StoreShape shape{s.n_streams, s.n_kv_heads, op == Operand::K ? s.head_dim_k : s.head_dim_v, s.n_cells};
-            auto&            store = op == Operand::K ? layer.k : layer.v;
-            if (Status e = TileStore::create(format(chosen_format(spec, p, op, i, s.n_layers)), op, shape, store); !e.ok()) return e;
-            if (p) store->set_transforms(profile->transforms(*p, op, op == Operand::K)); // of values too beside sink rows
+            StoreShape shape{s.n_streams, s.n_kv_heads, op == Operand::K ? s.head_dim_k : s.head_dim_v, s.n_cells};
+            Rows&      r = layer.of(op);
+            if (Status e = TileStore::create(format(chosen_format(spec, p, op, i, s.n_layers)), op, shape, r.rows); !e.ok()) return e;
+            if (p) r.rows->set_transforms(profile->transforms(*p, op, op == Operand::K || spec.sink > 0)); // of values beside sink rows
+            shape.n_cells = exact_slots(spec.sink, spec.window, s.n_cells);
+            if (!exact) continue;
+            if (Status e = TileStore::create(format(FormatId::f16), op, shape, r.exact); !e.ok()) return e;
         }
+        any_exact |= exact;
+        if (cache->saves_mean(layer)) layer.mean = SelfCalibration(spec.mean);
         cache->layers_.push_back(std::move(layer));
     }
+    if (any_exact) cache->exact_ = std::make_unique<ExactBatch>(spec.sink, spec.window, s.n_streams, s.n_cells);
     cache->bits_per_value_ = profile ? tightkv::bits_per_value(spec, *profile, s.n_cells)
                                      : spec.bits_per_value(s.n_layers, s.head_dim_k, s.head_dim_v, s.n_cells);
     out                    = std::move(cache);
@@ -73,40 +95,151 @@ Status KvCache::create(const CacheSpec& spec, const CacheShape& s, std::unique_p
 
 size_t KvCache::bytes() const {
     size_t n = 0;
-    for (const Layer& l : layers_) n += l.k->bytes() + l.v->bytes();
+    for (const Layer& l : layers_)
+        for (const Rows* r : {&l.k, &l.v}) n += r->rows->bytes() + (r->exact ? r->exact->bytes() : 0);
     return n;
 }
 
 void KvCache::clear() {
-    for (Layer& l : layers_) l.k->clear(), l.v->clear();
+    for (Layer& l : layers_) {
+        for (Rows* r : {&l.k, &l.v}) {
+            r->rows->clear();
+            if (r->exact) r->exact->clear();
+        }
+        l.mean.clear();
+    }
+    if (exact_) exact_->ledger().clear();
+    end_batch();
+    fresh_ = true;
+}
+
+void KvCache::begin_batch(std::vector<Token> tokens) {
+    tokens_.clear(); // and stays so where memory runs out below
+    for (Layer& l : layers_) l.k.appended = l.v.appended = false;
+    if (exact_) {
+        exact_->drop_tables();
+        exact_->ledger().begin_batch(tokens);
+    }
+    tokens_ = std::move(tokens);
+}
+
+void KvCache::end_batch() { begin_batch({}); }
+
+void KvCache::append(int layer, Operand op, const float* x) {
+    Layer&             l = layers_[static_cast<size_t>(layer)];
+    Rows&              r = l.of(op);
+    const auto         d = static_cast<size_t>(r.rows->shape().head_dim), token = d * static_cast<size_t>(shape_.n_kv_heads);
+    std::vector<float> kept;
+    if (r.exact) {
+        kept.resize(tokens_.size() * token);
+        round_to_halves(x, kept.data(), kept.size());
+        x = kept.data();
+        exact_->prepare_write(*r.exact);
+    }
+    fresh_     = false;
+    r.appended = true;
+    if (op == Operand::K && !l.mean.done()) {
+        for (size_t i = 0; i < tokens_.size(); i++)
+            l.mean.observe(*r.rows, tokens_[i].stream, tokens_[i].cell, tokens_[i].position, x + i * token);
+        (void)l.mean.update(*r.rows);
+    }
+    for (size_t i = 0; i < tokens_.size(); i++)
+        for (int h = 0; h < shape_.n_kv_heads; h++, x += d) {
+            if (r.rows->write(tokens_[i].stream, h, tokens_[i].cell, x) == RowStatus::kRefused) refused_rows_++;
+            if (r.exact) exact_->write_row(*r.exact, i, h, x);
+        }
+}
+
+void KvCache::attach_exact(int layer, AttentionArgs& a, ExactMasks& masks) const {
+    const Layer& l = layers_[static_cast<size_t>(layer)];
+    if (!l.k.exact) return;
+    if (static_cast<double>(a.n_streams) * a.n_tokens * static_cast<double>(a.n_kv) > 0x1p50) throw std::bad_alloc();
+    std::vector<std::vector<ExactLedger::Entry>> entries;
+    const bool                                   batch = exact_->choose_tables(a, *l.k.exact, *l.v.exact);
+    const int64_t                                rows  = exact_->entries(a, batch, entries);
+    if (rows == 0) return;
+    masks.build(a, exact_->ledger(), entries, rows);
+    masks.apply(a);
 }
 
 void KvCache::write(int layer, Operand op, int stream, int64_t cell, const float* x) {
-    TileStore& s = store(layer, op);
-    StoreRow   rows[kEncodeRows];
-    RowStatus  status[kEncodeRows];
+    Layer&    l    = layers_[static_cast<size_t>(layer)];
+    Rows&     r    = l.of(op);
+    const int d    = r.rows->shape().head_dim;
+    const int slot = r.exact ? exact_->ledger().slot_of(stream, cell) : -1;
+    float     kept[kEncodeRows][kMaxHeadDim];
+    StoreRow  rows[kEncodeRows];
+    RowStatus status[kEncodeRows];
     for (int h = 0; h < shape_.n_kv_heads;) {
         size_t n = 0;
-        for (; n < kEncodeRows && h < shape_.n_kv_heads; n++, h++, x += s.shape().head_dim) rows[n] = {stream, h, cell, x};
-        s.write({rows, n}, status);
+        for (; n < kEncodeRows && h < shape_.n_kv_heads; n++, h++, x += d) {
+            if (r.exact) round_to_halves(x, kept[n], static_cast<size_t>(d));
+            rows[n] = {stream, h, cell, r.exact ? kept[n] : x};
+            if (slot >= 0) (void)r.exact->write(stream, h, slot, rows[n].x);
+        }
+        r.rows->write({rows, n}, status);
         refused_rows_ += std::count(status, status + n, RowStatus::kRefused);
     }
+    if (r.exact) exact_->drop_table(*r.exact);
+    if (op == Operand::K && !l.mean.done()) l.mean.written(stream, cell);
+    fresh_ = false;
 }
 
 void KvCache::read(int layer, Operand op, int stream, int64_t cell, float* x) const {
-    const TileStore& s = store(layer, op);
-    for (int h = 0; h < shape_.n_kv_heads; h++, x += s.shape().head_dim) s.read(stream, h, cell, x);
+    const Rows&      r    = layers_[static_cast<size_t>(layer)].of(op);
+    const int        slot = r.exact ? exact_->ledger().slot_of(stream, cell) : -1;
+    const TileStore& s    = slot >= 0 ? *r.exact : *r.rows;
+    for (int h = 0; h < shape_.n_kv_heads; h++, x += s.shape().head_dim) s.read(stream, h, slot >= 0 ? slot : cell, x);
+}
+
+std::vector<KvCache::SavedRow> KvCache::exact_cells(int stream, int64_t first, int64_t n) const {
+    if (!exact_) return {};
+    const auto            entries = exact_->ledger().entries(stream);
+    std::vector<SavedRow> rows;
+    for (size_t i = 0; i < entries.size(); i++)
+        if (entries[i].cell >= first && entries[i].cell < first + n)
+            rows.push_back({static_cast<int>(i), entries[i].cell, entries[i].sink});
+    const auto order = [&](const SavedRow& r) { return entries[static_cast<size_t>(r.slot)].order; };
+    std::sort(rows.begin(), rows.end(), [&](const SavedRow& a, const SavedRow& b) { return order(a) < order(b); });
+    return rows;
 }
 
 void KvCache::copy(int from, int to, int64_t first, int64_t n) {
     uint8_t row[kMaxHeadDim * 2];
-    for (Layer& l : layers_)
-        for (TileStore* s : {l.k.get(), l.v.get()})
+    end_batch();
+    fresh_ = false;
+    for (Layer& l : layers_) {
+        for (TileStore* s : {l.k.rows.get(), l.v.rows.get()})
             for (int h = 0; h < shape_.n_kv_heads; h++)
                 for (int64_t c = first; c < first + n; c++) {
                     s->read_canonical(from, h, c, row);
                     s->write_canonical(to, h, c, row);
                 }
+        for (int64_t c = first; c < first + n && !l.mean.done(); c++) l.mean.written(to, c);
+    }
+    if (!exact_) return;
+    for (int64_t c = first; c < first + n; c++) exact_->ledger().forget(to, c);
+    for (const SavedRow& r : exact_cells(from, first, n)) {
+        const int slot = exact_->ledger().adopt(to, r.cell, r.sink);
+        for (Layer& l : layers_)
+            for (TileStore* s : {l.k.exact.get(), l.v.exact.get()})
+                for (int h = 0; s && slot >= 0 && h < shape_.n_kv_heads; h++) {
+                    s->read_canonical(from, h, r.slot, row);
+                    s->write_canonical(to, h, slot, row);
+                }
+    }
+}
+
+void KvCache::remove(int stream, int64_t first, int64_t n) {
+    const std::vector<uint8_t> zeros(kMaxHeadDim * 2);
+    end_batch();
+    for (Layer& l : layers_) {
+        for (TileStore* s : {l.k.rows.get(), l.v.rows.get()})
+            for (int h = 0; h < shape_.n_kv_heads; h++)
+                for (int64_t c = first; c < first + n; c++) s->write_canonical(stream, h, c, zeros.data());
+        for (int64_t c = first; c < first + n && !l.mean.done(); c++) l.mean.written(stream, c);
+    }
+    for (int64_t c = first; exact_ && c < first + n; c++) exact_->ledger().forget(stream, c);
 }
 
 } // namespace tightkv

@@ -62,7 +62,7 @@ struct AttentionJob::Unit {
     }
 };
 
-Status AttentionJob::prepare(const AttentionArgs& a, int n_threads) {
+Status check(const AttentionArgs& a) {
     if (!a.k || !a.v || !a.q || !a.out) return invalid_argument("attention needs K, V, queries and an output");
     if (a.n_streams < 1 || a.n_kv_heads < 1 || a.n_heads < 1 || a.n_tokens < 1 || a.n_heads % a.n_kv_heads != 0)
         return invalid_argument("attention needs positive counts and a head count that is a multiple of the KV head count");
@@ -83,6 +83,11 @@ Status AttentionJob::prepare(const AttentionArgs& a, int n_threads) {
         if (!holds(a.exact.k, *a.k) || !holds(a.exact.v, *a.v) || !a.exact.mask)
             return invalid_argument("exact rows need f16 stores of the cache's shape and a mask");
     }
+    return {};
+}
+
+Status AttentionJob::prepare(const AttentionArgs& a, int n_threads) {
+    if (Status s = check(a); !s.ok()) return s;
     args_  = a;
     group_ = a.n_heads / a.n_kv_heads;
 

@@ -52,9 +52,12 @@ struct AttentionArgs {
     float         sparse_v = 0.0f;     // kernel_table.h
 };
 
+// Whether shapes, streams and cells fit the stores.
+Status check(const AttentionArgs& a);
+
 class AttentionJob {
 public:
-    // Checks shapes and lays out the work. args must stay valid until the last run() returns.
+    // Checks arguments and lays out the work. args must stay valid until the last run() returns.
     Status prepare(const AttentionArgs& args, int n_threads);
     void   run(); // call once per thread
     // Parts the work is cut into, at least one: more threads than this have nothing to do.

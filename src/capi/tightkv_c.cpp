@@ -17,6 +17,7 @@ struct tkv_cache {
 };
 
 struct tkv_job {
+    ExactMasks        masks; // job points to them
     AttentionJob      job;
     std::atomic<bool> failed{false};
 };
@@ -67,6 +68,28 @@ Status check_cells(const tkv_cache* c, int layer, int op, int stream, int64_t fi
         return invalid_argument("stream " + std::to_string(stream) + " is outside 0 … " + std::to_string(s.n_streams - 1));
     if (first < 0 || n < 0 || first > s.n_cells || n > s.n_cells - first)
         return invalid_argument("cells outside 0 … " + std::to_string(s.n_cells - 1));
+    return {};
+}
+
+// The tokens of a batch: cells of the cache, none twice.
+Status batch_of(const tkv_cache* c, const tkv_token* tokens, int64_t n, std::vector<KvCache::Token>& out) {
+    if (Status s = check_cells(c, 0, TKV_K, 0, 0, 0); !s.ok()) return s;
+    if (n < 0 || (n > 0 && !tokens)) return invalid_argument("n must not be negative and tokens not NULL");
+    std::vector<std::pair<int, int64_t>> cells;
+    for (int64_t i = 0; i < n; i++) {
+        const tkv_token& t = tokens[i];
+        if (Status s = check_cells(c, 0, TKV_K, t.stream, t.cell, 1); !s.ok())
+            return invalid_argument("token " + std::to_string(i) + ": " + s.message());
+        if (t.position < -1)
+            return invalid_argument("token " + std::to_string(i) + ": position " + std::to_string(t.position) +
+                                    " is none; accepted: 0 and above, or -1 where it is not known");
+        cells.emplace_back(t.stream, t.cell);
+        out.push_back({t.stream, t.cell, t.position});
+    }
+    std::sort(cells.begin(), cells.end());
+    if (const auto twice = std::adjacent_find(cells.begin(), cells.end()); twice != cells.end())
+        return invalid_argument("cell " + std::to_string(twice->second) + " of stream " + std::to_string(twice->first) +
+                                " is given twice: a batch writes every cell once");
     return {};
 }
 
@@ -163,9 +186,11 @@ size_t      tkv_cache_bytes(const tkv_cache* c) { return c ? c->cache->bytes() :
 double      tkv_cache_bits_per_value(const tkv_cache* c) { return c ? c->cache->bits_per_value() : 0; }
 int64_t     tkv_cache_refused_rows(const tkv_cache* c) { return c ? c->cache->refused_rows() : 0; }
 int         tkv_cache_clear(tkv_cache* c) {
-            if (!c) return fail(TKV_INVALID_ARGUMENT, "the cache is NULL");
-    c->cache->clear();
-            return TKV_OK;
+            return guarded([&]() -> int {
+        if (!c) return fail(TKV_INVALID_ARGUMENT, "the cache is NULL");
+        c->cache->clear();
+        return TKV_OK;
+    });
 }
 
 int tkv_write(tkv_cache* c, int layer, tkv_operand op, int stream, int64_t first, int64_t n, const float* x, const int64_t* cells) {
@@ -177,6 +202,35 @@ int tkv_write(tkv_cache* c, int layer, tkv_operand op, int stream, int64_t first
         const Operand o     = op == TKV_K ? Operand::K : Operand::V;
         const auto    token = static_cast<int64_t>(c->cache->shape().n_kv_heads) * c->cache->store(layer, o).shape().head_dim;
         for (int64_t i = 0; i < n; i++) c->cache->write(layer, o, stream, cells ? cells[i] : first + i, x + i * token);
+        return TKV_OK;
+    });
+}
+int tkv_batch_begin(tkv_cache* c, int64_t n, const tkv_token* tokens) {
+    return guarded([&]() -> int {
+        std::vector<KvCache::Token> batch;
+        if (Status s = batch_of(c, tokens, n, batch); !s.ok()) return result(s);
+        c->cache->begin_batch(std::move(batch));
+        return TKV_OK;
+    });
+}
+int tkv_append(tkv_cache* c, int layer, tkv_operand op, const float* x) {
+    return guarded([&]() -> int {
+        if (Status s = check_cells(c, layer, op, 0, 0, 0); !s.ok()) return result(s);
+        const Operand o = op == TKV_K ? Operand::K : Operand::V;
+        if (c->cache->batch_tokens() == 0)
+            return fail(TKV_INVALID_ARGUMENT, "there is no batch: tkv_batch_begin says which tokens the rows are of");
+        if (!x) return fail(TKV_INVALID_ARGUMENT, "x must not be NULL");
+        if (c->cache->appended(layer, o))
+            return fail(TKV_INVALID_ARGUMENT, std::string(o == Operand::K ? "K" : "V") + " of layer " + std::to_string(layer) +
+                                                  " was appended before: a batch takes it once");
+        c->cache->append(layer, o, x);
+        return TKV_OK;
+    });
+}
+int tkv_remove(tkv_cache* c, int stream, int64_t first, int64_t n) {
+    return guarded([&]() -> int {
+        if (Status s = check_cells(c, 0, TKV_K, stream, first, n); !s.ok()) return result(s);
+        c->cache->remove(stream, first, n);
         return TKV_OK;
     });
 }
@@ -210,7 +264,9 @@ int tkv_attend_begin(const tkv_cache* c, int layer, const tkv_attention* a, tkv_
         AttentionArgs args;
         if (Status s = arguments_of(c, layer, a, args); !s.ok()) return result(s);
         if (a->n_threads < 1 || a->n_threads > 4096) return fail(TKV_INVALID_ARGUMENT, "n_threads must be 1 to 4096");
+        if (Status s = check(args); !s.ok()) return result(s);
         auto job = std::make_unique<tkv_job>();
+        c->cache->attach_exact(layer, args, job->masks);
         if (Status s = job->job.prepare(args, a->n_threads); !s.ok()) return result(s);
         *out = job.release();
         return int{TKV_OK};

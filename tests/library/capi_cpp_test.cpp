@@ -75,8 +75,7 @@ TEST(CApi, CreateRefuses) {
     expect_error(tkv_cache_create("turbo4", nullptr, &c), TKV_INVALID_ARGUMENT, "NULL");
     expect_error(tkv_cache_create("turbo4", &p, nullptr), TKV_INVALID_ARGUMENT, "NULL");
     expect_error(tkv_cache_create("turbo5", &p, &c), TKV_INVALID_ARGUMENT, "position 1");
-    for (const char* spec : {"turbo4:sink=4", "turbo4:window=32", "turbo4:mean=64", "auto"})
-        expect_error(tkv_cache_create(spec, &p, &c), TKV_UNSUPPORTED, "need the positions of tokens");
+    expect_error(tkv_cache_create("turbo4:profile=auto", &p, &c), TKV_UNSUPPORTED, "needs the queries");
     p = shape(2, 2, 80, 64);
     expect_error(tkv_cache_create("turbo4", &p, &c), TKV_UNSUPPORTED, "80");
     p = shape(2, 2, 64, 2048);

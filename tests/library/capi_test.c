@@ -110,6 +110,33 @@ int main(void) {
     CHECK(tkv_read(cache, 1, TKV_V, 1, 3, 1, back) == TKV_OK && back[0] == 0.0f);
     tkv_cache_destroy(cache);
     tkv_cache_destroy(NULL);
+
+    { /* rows in batches: the newest and the first ones exactly */
+        tkv_cache* exact = NULL;
+        tkv_token  tokens[kTokens];
+        CHECK(tkv_cache_create("turbo2:sink=2:window=8:mean=16", &params, &exact) == TKV_OK);
+        if (!exact) return 1;
+        CHECK(strcmp(tkv_cache_spec(exact), "turbo2:sink=2:window=8:mean=16") == 0);
+        CHECK(tkv_append(exact, 0, TKV_K, k) == TKV_INVALID_ARGUMENT && strstr(tkv_last_error(), "tkv_batch_begin") != NULL);
+        for (int t = 0; t < kTokens; t++) tokens[t] = (tkv_token){1, t, t};
+        CHECK(tkv_batch_begin(exact, kTokens, tokens) == TKV_OK);
+        a.stream = 1;
+        for (int layer = 0; layer < 2; layer++) {
+            CHECK(tkv_append(exact, layer, TKV_K, k) == TKV_OK && tkv_append(exact, layer, TKV_V, v) == TKV_OK);
+            CHECK(tkv_attend(exact, layer, &a) == TKV_OK);
+        }
+        CHECK(tkv_read(exact, 1, TKV_V, 1, 0, kTokens, back) == TKV_OK);
+        for (int i = 0; i < kHeads * kDim; i++) CHECK(fabsf(back[i] - v[i]) < 1e-3f);
+        for (int h = 0; h < 9; h++) /* the zero query's mean again */
+            for (int i = 0; i < kDim; i++) {
+                double mean = 0;
+                for (int t = 0; t < kTokens; t++) mean += back[(t * kHeads + h / 3) * kDim + i] / (double)kTokens;
+                CHECK(fabs(a.out[h * kDim + i] - mean) < 0.05);
+            }
+        CHECK(tkv_remove(exact, 1, 0, kTokens) == TKV_OK);
+        CHECK(tkv_read(exact, 1, TKV_V, 1, 0, 1, back) == TKV_OK && back[0] == 0.0f);
+        tkv_cache_destroy(exact);
+    }
     if (failures) fprintf(stderr, "%d checks failed\n", failures);
     return failures != 0;
 }

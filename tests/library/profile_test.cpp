@@ -10,7 +10,9 @@
 #include <gtest/gtest.h>
 
 #include "base/checksum.h"
+#include "base/half.h"
 #include "cache/kv_cache.h"
+#include "codec/oracle.h"
 #include "test_data.h"
 
 using namespace tightkv;
@@ -240,6 +242,66 @@ TEST(Profile, CacheUsesItsTransformsAndFormats) {
     };
     // The error follows the norm of what is coded: noise of 0.1 beside a mean of about 1.
     EXPECT_LT(error(*cache), 0.1 * error(*plain));
+}
+
+// Sinks, a window and a measured mean beside a profile: its matrices stay, the keys' mean is the text's, values have one as there are
+// sinks. Attention in double over what each cell holds says the same.
+TEST(Profile, ExactRowsAndAMeanBesideIt) {
+    const SavedProfile       saved;
+    std::unique_ptr<KvCache> cache;
+    const CacheShape         shape{2, 2, 64, 64, 1, 70};
+    const Status             s = create("turbo3:sink=2:window=5:mean=16:profile=" + saved.path, shape, cache);
+    ASSERT_TRUE(s.ok()) << s.message();
+    const std::string before = kernels().name;
+    ASSERT_TRUE(set_isa("scalar").ok()); // attention in f32
+    const std::vector<float> of_profile(cache->store(0, Operand::K).transform(0).mean(),
+                                        cache->store(0, Operand::K).transform(0).mean() + 64);
+    EXPECT_NE(cache->store(0, Operand::V).transform(0).mean(), nullptr);
+
+    constexpr int               n = 40;
+    Random                      random(12);
+    std::vector<KvCache::Token> tokens;
+    for (int i = 0; i < n; i++) tokens.push_back({0, i, i});
+    std::vector<float> rows[2];
+    for (const Operand op : {Operand::K, Operand::V}) {
+        std::vector<float>& x = rows[op == Operand::V];
+        x                     = gaussian(random, n * 128);
+        for (float& v : x) v = half_to_float(float_to_half(v + (op == Operand::K ? 1.5f : 0.0f)));
+    }
+    cache->begin_batch(tokens);
+    for (const Operand op : {Operand::K, Operand::V}) cache->append(0, op, rows[op == Operand::V].data());
+    const Transform& t = cache->store(0, Operand::K).transform(0);
+    EXPECT_TRUE(t.dense());
+    EXPECT_FALSE(std::equal(of_profile.begin(), of_profile.end(), t.mean()));
+
+    const std::vector<float> q = gaussian(random, 128);
+    std::vector<float>       out(128);
+    AttentionArgs            a;
+    ExactMasks               masks;
+    AttentionJob             job;
+    a.k = &cache->store(0, Operand::K), a.v = &cache->store(0, Operand::V);
+    a.n_kv_heads = a.n_heads = 2, a.n_kv = n, a.q = q.data(), a.out = out.data(), a.scale = 0.125f;
+    a.q_strides = a.out_strides = {512, 256, 512};
+    cache->attach_exact(0, a, masks);
+    ASSERT_TRUE(job.prepare(a, 1).ok());
+    job.run();
+    ASSERT_TRUE(set_isa(before).ok());
+    for (int h = 0; h < 2; h++) {
+        std::vector<double> kv[2];
+        for (const Operand op : {Operand::K, Operand::V})
+            for (int j = 0; j < n; j++) {
+                std::vector<float> codes(64);
+                cache->store(0, op).read(0, h, j, codes.data());
+                const float* const exact = rows[op == Operand::V].data() + j * 128 + h * 64;
+                const float* const x     = j < 2 || j >= n - 5 ? exact : codes.data();
+                kv[op == Operand::V].insert(kv[op == Operand::V].end(), x, x + 64);
+            }
+        const std::vector<double> query(q.begin() + h * 64, q.begin() + h * 64 + 64), bias(n, 0.0);
+        const std::vector<double> want = oracle::attend(query, kv[0], kv[1], bias, 0.125, 0, nullptr).out;
+        // Dense products of 64 terms in f32, three on the way of a score and of a value: a few 1e-6; a row that is exact or not is 1e-2.
+        for (int i = 0; i < 64; i++)
+            EXPECT_NEAR(out[static_cast<size_t>(h * 64 + i)], want[static_cast<size_t>(i)], 5e-5) << h << ", " << i;
+    }
 }
 
 TEST(Profile, CacheRefusesAnotherShapeAndAMissingFile) {
