@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/half.h"
+#include "cache/mask_bits.h"
 
 namespace tightkv {
 
@@ -111,40 +112,89 @@ int64_t ExactLedger::window_begin(int stream, int token, int n_tokens) const {
 
 void ExactMasks::build(const AttentionArgs& a, const ExactLedger& ledger, std::span<const std::vector<ExactLedger::Entry>> entries,
                        int64_t n_rows) {
-    n_kv_ = a.n_kv, n_rows_ = n_rows, n_tokens_ = a.n_tokens;
-    const size_t rows = static_cast<size_t>(a.n_streams) * static_cast<size_t>(a.n_tokens);
-    codes_.resize(rows * static_cast<size_t>(n_kv_));
-    exact_.assign(rows * static_cast<size_t>(n_rows), kHalfNegInf);
+    n_kv_ = a.n_kv, n_rows_ = n_rows, n_tokens_ = a.n_tokens, n_streams_ = a.n_streams;
+    as_bits_ = build_bits(a, ledger, entries);
+    if (!as_bits_) build_halves(a, ledger, entries);
+}
+
+namespace {
+
+const char* mask_row(const AttentionArgs& a, int s, int t) {
+    return static_cast<const char*>(a.mask) + static_cast<size_t>(s) * a.mask_strides.stream +
+           static_cast<size_t>(t) * a.mask_strides.token;
+}
+
+// Calls use(entry's place, its key) for every exact row that token t of stream s may see.
+template <class Use>
+void for_exact(const AttentionArgs& a, const ExactLedger& ledger, const std::vector<ExactLedger::Entry>& table, int s, int t, Use use) {
+    const int64_t begin = ledger.window_begin(a.k_stream0 + s, t, a.n_tokens);
+    for (size_t e = 0; e < table.size(); e++) {
+        const int64_t j = table[e].cell - a.k_cell0;
+        if (table[e].cell >= 0 && j >= 0 && j < a.n_kv && (table[e].sink || table[e].order >= begin)) use(static_cast<int64_t>(e), j);
+    }
+}
+
+} // namespace
+
+// False: the mask has other values than 0 and -inf.
+bool ExactMasks::build_bits(const AttentionArgs& a, const ExactLedger& ledger, Tables entries) {
+    const int64_t code_words = words(n_kv_), exact_words = words(n_rows_);
+    const size_t  value = a.mask_type == MaskType::kF16 ? sizeof(uint16_t) : sizeof(float);
+    code_bits_.resize(static_cast<size_t>(n_streams_ * code_words * n_tokens_));
+    exact_bits_.assign(static_cast<size_t>(n_streams_ * exact_words * n_tokens_), 0);
     for (int s = 0; s < a.n_streams; s++)
         for (int t = 0; t < a.n_tokens; t++) {
-            const size_t    row   = static_cast<size_t>(s) * static_cast<size_t>(a.n_tokens) + static_cast<size_t>(t);
-            uint16_t* const codes = codes_.data() + row * static_cast<size_t>(n_kv_);
-            uint16_t* const exact = exact_.data() + row * static_cast<size_t>(n_rows);
-            const char*     mask  = static_cast<const char*>(a.mask) + static_cast<size_t>(s) * a.mask_strides.stream +
-                               static_cast<size_t>(t) * a.mask_strides.token;
-            if (!a.mask) std::fill_n(codes, n_kv_, uint16_t{0});
-            else if (a.mask_type == MaskType::kF16) std::memcpy(codes, mask, static_cast<size_t>(n_kv_) * 2);
+            uint64_t* const codes = code_bits_.data() + s * code_words * n_tokens_ + t;
+            uint64_t* const exact = exact_bits_.data() + s * exact_words * n_tokens_ + t;
+            const char*     row   = a.mask ? mask_row(a, s, t) : nullptr;
+            for (int64_t j = 0; j < n_kv_; j += kTileTokens, row += row ? kTileTokens * value : 0) {
+                const auto n = static_cast<int>(std::min<int64_t>(kTileTokens, n_kv_ - j));
+                if (!mask_word_of(a.mask ? a.mask_type : MaskType::kNone, row, n, codes[j / kTileTokens * n_tokens_])) return false;
+            }
+            for_exact(a, ledger, entries[static_cast<size_t>(s)], s, t, [&](int64_t e, int64_t j) {
+                uint64_t& word = codes[j / kTileTokens * n_tokens_];
+                exact[e / kTileTokens * n_tokens_] |= (word >> j % kTileTokens & 1) << e % kTileTokens;
+                word &= ~(uint64_t{1} << j % kTileTokens);
+            });
+        }
+    return true;
+}
+
+void ExactMasks::build_halves(const AttentionArgs& a, const ExactLedger& ledger, Tables entries) {
+    const size_t rows = static_cast<size_t>(a.n_streams) * static_cast<size_t>(a.n_tokens);
+    codes_.resize(rows * static_cast<size_t>(n_kv_));
+    exact_.assign(rows * static_cast<size_t>(n_rows_), kHalfNegInf);
+    for (int s = 0; s < a.n_streams; s++)
+        for (int t = 0; t < a.n_tokens; t++) {
+            const size_t      row   = static_cast<size_t>(s) * static_cast<size_t>(a.n_tokens) + static_cast<size_t>(t);
+            uint16_t* const   codes = codes_.data() + row * static_cast<size_t>(n_kv_);
+            uint16_t* const   exact = exact_.data() + row * static_cast<size_t>(n_rows_);
+            const char* const mask  = mask_row(a, s, t);
+            if (a.mask_type == MaskType::kF16) std::memcpy(codes, mask, static_cast<size_t>(n_kv_) * 2);
             else
                 for (int64_t j = 0; j < n_kv_; j++) codes[j] = float_to_half(reinterpret_cast<const float*>(mask)[j]);
-            const int64_t begin = ledger.window_begin(a.k_stream0 + s, t, a.n_tokens);
-            const auto&   table = entries[static_cast<size_t>(s)];
-            for (size_t e = 0; e < table.size(); e++) {
-                const int64_t j = table[e].cell - a.k_cell0;
-                if (table[e].cell < 0 || j < 0 || j >= n_kv_ || !(table[e].sink || table[e].order >= begin)) continue;
+            for_exact(a, ledger, entries[static_cast<size_t>(s)], s, t, [&](int64_t e, int64_t j) {
                 exact[e] = codes[j];
                 codes[j] = kHalfNegInf;
-            }
+            });
         }
 }
 
 void ExactMasks::apply(AttentionArgs& a) const {
-    const size_t kv_bytes = static_cast<size_t>(n_kv_) * 2, row_bytes = static_cast<size_t>(n_rows_) * 2;
-    a.mask               = codes_.data();
-    a.mask_type          = MaskType::kF16;
-    a.mask_strides       = {kv_bytes, 0, kv_bytes * static_cast<size_t>(n_tokens_)};
-    a.exact.mask         = exact_.data();
-    a.exact.n_rows       = n_rows_;
-    a.exact.mask_strides = {row_bytes, 0, row_bytes * static_cast<size_t>(n_tokens_)};
+    const auto by_token = [&](auto* mask, MaskType type, size_t token, size_t stream, ptrdiff_t step, auto& to) {
+        to.mask = mask, to.mask_type = type, to.mask_strides = {token, 0, stream}, to.mask_step = step;
+    };
+    a.exact.n_rows    = n_rows_;
+    const auto tokens = static_cast<size_t>(n_tokens_);
+    if (as_bits_) {
+        const size_t row = tokens * sizeof(uint64_t);
+        by_token(code_bits_.data(), MaskType::kBits, sizeof(uint64_t), row * static_cast<size_t>(words(n_kv_)), n_tokens_, a);
+        by_token(exact_bits_.data(), MaskType::kBits, sizeof(uint64_t), row * static_cast<size_t>(words(n_rows_)), n_tokens_, a.exact);
+    } else {
+        const size_t kv_bytes = static_cast<size_t>(n_kv_) * 2, row_bytes = static_cast<size_t>(n_rows_) * 2;
+        by_token(codes_.data(), MaskType::kF16, kv_bytes, kv_bytes * tokens, 1, a);
+        by_token(exact_.data(), MaskType::kF16, row_bytes, row_bytes * tokens, 1, a.exact);
+    }
 }
 
 } // namespace tightkv

@@ -103,9 +103,17 @@ public:
     void apply(AttentionArgs& a) const;
 
 private:
-    std::vector<uint16_t> codes_, exact_; // [stream][token][n_kv], [stream][token][n_rows], f16
+    using Tables = std::span<const std::vector<ExactLedger::Entry>>;
+    static int64_t words(int64_t n) { return (n + kTileTokens - 1) / kTileTokens; }
+    bool           build_bits(const AttentionArgs& a, const ExactLedger& ledger, Tables entries);
+    void           build_halves(const AttentionArgs& a, const ExactLedger& ledger, Tables entries);
+
+    // As bits where the caller's mask has only 0 and -inf: [stream][word][token]. Else f16: [stream][token][n_kv], [stream][token][n_rows].
+    std::vector<uint64_t> code_bits_, exact_bits_;
+    std::vector<uint16_t> codes_, exact_;
     int64_t               n_kv_ = 0, n_rows_ = 0;
-    int                   n_tokens_ = 0;
+    int                   n_tokens_ = 0, n_streams_ = 0;
+    bool                  as_bits_ = false;
 };
 
 } // namespace tightkv

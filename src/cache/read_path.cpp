@@ -2,10 +2,12 @@
 #include "cache/read_path.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
 #include "base/softmax_state.h"
+#include "cache/mask_bits.h"
 
 namespace tightkv {
 
@@ -106,6 +108,8 @@ Status AttentionJob::prepare(const AttentionArgs& a, int n_threads) {
     const int64_t tiles  = (a.n_kv + kTileTokens - 1) / kTileTokens;
     run_tokens_          = static_cast<int>(std::max<int64_t>(1, (tiles + runs - 1) / runs)) * kTileTokens;
     n_runs_              = std::max<int64_t>(1, (a.n_kv + run_tokens_ - 1) / run_tokens_);
+    gathers_             = !decode_ && a.exact.n_rows > 0 && a.exact.mask_type == MaskType::kBits;
+    as_bits_             = !decode_ && a.mask && a.mask_type != MaskType::kBits && a.mask_strides.head == 0;
     if (parts() > 1) {
         const size_t row_floats = 2 + static_cast<size_t>(a.v->shape().head_dim);
         partial_.resize(static_cast<size_t>(n_blocks_ * parts()) * tokens_per_block_ * group_ * row_floats);
@@ -116,9 +120,43 @@ Status AttentionJob::prepare(const AttentionArgs& a, int n_threads) {
     return {};
 }
 
+// What a thread works with on one block, carved out of its scratch; rows = tokens of a block * group.
+struct AttentionJob::Work {
+    float *     kernel, *q, *q_mean; // attend_scratch(); [rows][dk], [rows]: prepare_queries()
+    AttendState codes, exact;
+    uint64_t*   bits; // [tile of a run][token of the block]
+    // Exact rows that neighbouring tokens see, side by side.
+    uint64_t* seen;      // [words of the table]: which ones
+    uint64_t* seen_bits; // [tile][token of the block]
+    uint8_t * seen_k, *seen_v;
+    size_t    floats; // of all
+
+    Work(const AttentionJob& j, float* scratch) {
+        const AttentionArgs& a  = j.args_;
+        const size_t         dk = static_cast<size_t>(a.k->shape().head_dim), dv = static_cast<size_t>(a.v->shape().head_dim);
+        const size_t         tokens = static_cast<size_t>(j.tokens_per_block_), rows = tokens * static_cast<size_t>(j.group_);
+        const size_t         tiles = j.gathers_ ? static_cast<size_t>((a.exact.n_rows + kTileTokens - 1) / kTileTokens) : 0;
+        floats                     = 0;
+        const auto take            = [&](size_t n) {
+            float* const at = scratch ? scratch + floats : nullptr;
+            floats += (n + 15) / 16 * 16;
+            return at;
+        };
+        const auto take_words = [&](size_t n) { return reinterpret_cast<uint64_t*>(take(2 * n)); };
+        const auto take_state = [&](size_t n) { return AttendState{take(n), take(n), take(n * dv)}; };
+        kernel                = take(attend_scratch(static_cast<int>(dk), static_cast<int>(dv)));
+        q = take(rows * dk), q_mean = take(rows);
+        codes = take_state(rows), exact = take_state(a.exact.n_rows > 0 ? rows : 0);
+        bits = take_words(j.as_bits_ ? static_cast<size_t>(j.run_tokens_ / kTileTokens) * tokens : 0);
+        seen = take_words(tiles), seen_bits = take_words(tiles * tokens);
+        seen_k = reinterpret_cast<uint8_t*>(take(tiles * kTileTokens * dk / 2));
+        seen_v = reinterpret_cast<uint8_t*>(take(tiles * kTileTokens * dv / 2));
+    }
+};
+
 void AttentionJob::run() {
-    float* const scratch = thread_scratch(work_floats(args_.k->shape().head_dim, args_.v->shape().head_dim, tokens_per_block_ * group_));
-    for (int64_t unit; (unit = next_.fetch_add(1, std::memory_order_relaxed)) < units();) attend_unit(unit, scratch);
+    const Work work(*this, thread_scratch(Work(*this, nullptr).floats));
+    for (int64_t unit; (unit = next_.fetch_add(1, std::memory_order_relaxed)) < units();) attend_unit(unit, work);
 }
 
 const float* AttentionJob::query(const Unit& u, int head, int token) const {
@@ -153,80 +191,163 @@ void AttentionJob::prepare_queries(const Unit& u, bool exact, float* q, float* o
     }
 }
 
-void AttentionJob::attend_unit(int64_t unit, float* scratch) {
-    const AttentionArgs& a  = args_;
-    const int            dk = a.k->shape().head_dim, dv = a.v->shape().head_dim;
-    const Unit           u(*this, unit / parts());
-    const int            part = static_cast<int>(unit % parts()), rows = u.n_tokens * group_;
-    const bool           exact = part == n_runs_;
+void AttentionJob::attend_unit(int64_t unit, const Work& w) {
+    const int    dv = args_.v->shape().head_dim;
+    const Unit   u(*this, unit / parts());
+    const int    part = static_cast<int>(unit % parts()), rows = u.n_tokens * group_;
+    const size_t o_floats = static_cast<size_t>(dv);
 
-    float* const q      = scratch + attend_scratch(dk, dv);
-    float* const m      = q + static_cast<size_t>(rows) * dk;
-    float* const l      = m + rows;
-    float* const o      = l + rows;
-    float* const q_mean = o + static_cast<size_t>(rows) * dv; // prepare_queries()
-    std::fill(m, m + rows, kNegInf);
-    std::fill(l, l + static_cast<size_t>(rows) * (1 + dv), 0.0f); // l and o
-    prepare_queries(u, exact, q, q_mean);
-
-    const KernelTable& kernel = kernels();
-    AttendArgs         args;
-    if (exact) {
-        args.k     = a.exact.k->tiles(a.exact.stream0 + u.stream, a.k_head0 + u.kv_head);
-        args.v     = a.exact.v->tiles(a.exact.stream0 + u.stream, a.v_head0 + u.kv_head);
-        args.begin = 0, args.end = static_cast<int>(a.exact.n_rows);
-        args.mask_type = MaskType::kF16;
-    } else {
-        args.k = a.k->tiles(a.k_stream0 + u.stream, a.k_head0 + u.kv_head);
-        args.v = a.v->tiles(a.v_stream0 + u.stream, a.v_head0 + u.kv_head);
-        args.k.tiles += static_cast<size_t>(a.k_cell0 / kTileTokens) * tile_bytes(args.k.format, dk);
-        args.v.tiles += static_cast<size_t>(a.v_cell0 / kTileTokens) * tile_bytes(args.v.format, dv);
-        args.begin     = part * run_tokens_;
-        args.end       = static_cast<int>(std::min<int64_t>(a.n_kv, static_cast<int64_t>(args.begin) + run_tokens_));
-        args.mask_type = a.mask ? a.mask_type : MaskType::kNone;
-    }
-    args.scale    = a.scale;
-    args.softcap  = a.softcap;
-    args.sparse_v = a.sparse_v;
-    TileCounts counts;
-    args.v_tiles = &counts;
-
-    const int   at_once = decode_ ? kMaxDecodeRows : kMaxBatchedRows;
-    const void* mask[kMaxBatchedRows];
-    float       slope[kMaxBatchedRows];
-    for (int r0 = 0; r0 < rows; r0 += at_once) {
-        args.rows = std::min(at_once, rows - r0);
-        for (int r = 0; r < args.rows; r++) {
-            const int token = u.token0 + (r0 + r) / group_, head = u.kv_head * group_ + (r0 + r) % group_;
-            slope[r] = alibi_slope(a.max_bias, a.n_heads, head);
-            mask[r]  = exact ? offset_bytes(a.exact.mask, u.stream * a.exact.mask_strides.stream + token * a.exact.mask_strides.token)
-                             : static_cast<const void*>(static_cast<const char*>(a.mask) + u.stream * a.mask_strides.stream +
-                                                       head * a.mask_strides.head + token * a.mask_strides.token);
+    if (parts() == 1) { // exact rows too
+        attend_codes(u, 0, w);
+        if (args_.exact.n_rows > 0) attend_exact(u, w);
+        for (int r = 0; r < rows; r++) {
+            const SoftmaxState exact{w.exact.m[r], w.exact.l[r], w.exact.o + static_cast<size_t>(r) * o_floats};
+            write_row(u, r, {w.codes.m[r], w.codes.l[r], w.codes.o + static_cast<size_t>(r) * o_floats},
+                      args_.exact.n_rows > 0 ? &exact : nullptr);
         }
-        args.q     = q + static_cast<size_t>(r0) * dk;
-        args.mask  = args.mask_type == MaskType::kNone ? nullptr : mask;
-        args.slope = a.max_bias > 0 ? slope : nullptr;
-        // A soft cap sees the mean's part of a score. Otherwise the softmax of codes alone does not, and exact rows leave it out as well.
-        args.offset = a.softcap != 0 && !exact ? q_mean + r0 : nullptr;
-        const AttendState state{m + r0, l + r0, o + static_cast<size_t>(r0) * dv};
-        (decode_ ? kernel.attend_decode : kernel.attend_batched)(args, state, scratch);
-    }
-
-    if (exact && a.softcap == 0)
-        for (int r = 0; r < rows; r++) m[r] -= q_mean[r];
-    v_seen_.fetch_add(counts.seen, std::memory_order_relaxed), v_skipped_.fetch_add(counts.skipped, std::memory_order_relaxed);
-
-    if (parts() == 1) {
-        for (int r = 0; r < rows; r++) write_row(u, r, {m[r], l[r], o + static_cast<size_t>(r) * dv}, nullptr);
         return;
     }
-    float* at = partial_.data() + static_cast<size_t>(unit) * tokens_per_block_ * group_ * (2 + dv);
+    const bool         exact = part == n_runs_;
+    const AttendState& s     = exact ? w.exact : w.codes;
+    exact ? attend_exact(u, w) : attend_codes(u, part, w);
+    float* at = partial_.data() + static_cast<size_t>(unit) * tokens_per_block_ * group_ * (2 + o_floats);
     for (int r = 0; r < rows; r++, at += 2 + dv) {
-        at[0] = m[r], at[1] = l[r];
-        std::memcpy(at + 2, o + static_cast<size_t>(r) * dv, sizeof(float) * static_cast<size_t>(dv));
+        at[0] = s.m[r], at[1] = s.l[r];
+        std::memcpy(at + 2, s.o + static_cast<size_t>(r) * o_floats, sizeof(float) * o_floats);
     }
     // The thread that finishes a block's last part merges all of them; acq_rel makes the others' parts visible to it.
-    if (done_[static_cast<size_t>(u.block)].fetch_add(1, std::memory_order_acq_rel) + 1 == parts()) finish_block(u.block, scratch);
+    if (done_[static_cast<size_t>(u.block)].fetch_add(1, std::memory_order_acq_rel) + 1 == parts()) finish_block(u.block, w.kernel);
+}
+
+// The run `part` of the codes.
+void AttentionJob::attend_codes(const Unit& u, int part, const Work& w) {
+    const AttentionArgs& a     = args_;
+    const int64_t        begin = static_cast<int64_t>(part) * run_tokens_;
+    AttendArgs           args;
+    args.k = a.k->tiles(a.k_stream0 + u.stream, a.k_head0 + u.kv_head);
+    args.v = a.v->tiles(a.v_stream0 + u.stream, a.v_head0 + u.kv_head);
+    args.k.tiles += static_cast<size_t>((a.k_cell0 + begin) / kTileTokens) * tile_bytes(args.k.format, args.k.head_dim);
+    args.v.tiles += static_cast<size_t>((a.v_cell0 + begin) / kTileTokens) * tile_bytes(args.v.format, args.v.head_dim);
+    args.end       = static_cast<int>(std::min<int64_t>(a.n_kv - begin, run_tokens_));
+    args.mask_type = a.mask ? a.mask_type : MaskType::kNone;
+    args.mask_step = a.mask_step;
+    RowMask mask{nullptr, a.mask_strides.token, a.mask_strides.head};
+    if (a.mask) {
+        const size_t value = a.mask_type == MaskType::kF16 ? sizeof(uint16_t) : sizeof(float);
+        mask.first =
+            static_cast<const char*>(a.mask) + u.stream * a.mask_strides.stream + u.token0 * mask.token + u.kv_head * group_ * mask.head;
+        mask.first += a.mask_type == MaskType::kBits ? begin / kTileTokens * a.mask_step * static_cast<ptrdiff_t>(sizeof(uint64_t))
+                                                     : begin * static_cast<ptrdiff_t>(value);
+    }
+    if (as_bits_ && make_bits(u, mask, args.end, w.bits)) {
+        mask           = {reinterpret_cast<const char*>(w.bits), sizeof(uint64_t), 0};
+        args.mask_type = MaskType::kBits, args.mask_step = u.n_tokens;
+    }
+    prepare_queries(u, false, w.q, w.q_mean);
+    attend(u, 0, u.n_tokens, args, mask, w, w.codes, a.softcap != 0 ? w.q_mean : nullptr);
+}
+
+// mask: of values, one row for all heads. Every row of it is read once and along its length here, where the kernel goes from row to row
+// for each tile. False: it has other values than 0 and -inf.
+bool AttentionJob::make_bits(const Unit& u, const RowMask& mask, int n_keys, uint64_t* bits) const {
+    const size_t tile = kTileTokens * (args_.mask_type == MaskType::kF16 ? sizeof(uint16_t) : sizeof(float));
+    for (int t = 0; t < u.n_tokens; t++) {
+        const char* row = mask.first + static_cast<size_t>(t) * mask.token;
+        uint64_t*   at  = bits + t;
+        for (int j = 0; j < n_keys; j += kTileTokens, row += tile, at += u.n_tokens)
+            if (!mask_word_of(args_.mask_type, row, std::min(kTileTokens, n_keys - j), *at)) return false;
+    }
+    return true;
+}
+
+void AttentionJob::attend_exact(const Unit& u, const Work& w) {
+    const AttentionArgs& a = args_;
+    AttendArgs           args;
+    args.k         = a.exact.k->tiles(a.exact.stream0 + u.stream, a.k_head0 + u.kv_head);
+    args.v         = a.exact.v->tiles(a.exact.stream0 + u.stream, a.v_head0 + u.kv_head);
+    args.end       = static_cast<int>(a.exact.n_rows);
+    args.mask_type = a.exact.mask_type;
+    args.mask_step = a.exact.mask_step;
+    const RowMask mask{static_cast<const char*>(a.exact.mask) + u.stream * a.exact.mask_strides.stream +
+                           u.token0 * a.exact.mask_strides.token,
+                       a.exact.mask_strides.token, 0};
+    prepare_queries(u, true, w.q, w.q_mean);
+    if (gathers_)
+        for (int t = 0; t < u.n_tokens;) t += attend_gathered(u, t, args, mask, w);
+    else attend(u, 0, u.n_tokens, args, mask, w, w.exact, nullptr);
+    // A soft cap sees the mean's part of a score. Otherwise the softmax of codes alone does not, and exact rows leave it out as well.
+    if (a.softcap == 0)
+        for (int r = 0; r < u.n_tokens * group_; r++) w.exact.m[r] -= w.q_mean[r];
+}
+
+// A token sees few rows of the table of a batch, and the next one nearly the same. Those that the tokens from t0 on see are put side by
+// side, for as many tokens as find them in equally many tiles. Returns how many tokens that is.
+int AttentionJob::attend_gathered(const Unit& u, int t0, AttendArgs args, const RowMask& mask, const Work& w) {
+    constexpr int kLeastTokens = 8; // fewer do not pay for expanding the tiles
+    const auto    tiles        = [](int n) { return (n + kTileTokens - 1) / kTileTokens; };
+    const int     words        = tiles(args.end);
+    const auto    word         = [&](int t, int i) {
+        return *reinterpret_cast<const uint64_t*>(mask.first + static_cast<size_t>(t) * mask.token + i * args.mask_step * sizeof(uint64_t));
+    };
+    std::fill_n(w.seen, words, 0);
+    int n_rows = 0, t1 = t0;
+    for (; t1 < u.n_tokens; t1++) {
+        int more = 0;
+        for (int i = 0; i < words; i++)
+            if (const uint64_t fresh = word(t1, i) & ~w.seen[i]) more += std::popcount(fresh);
+        if (t1 - t0 >= kLeastTokens && tiles(n_rows + more) > tiles(n_rows)) break;
+        n_rows += more;
+        for (int i = 0; i < words; i++) w.seen[i] |= word(t1, i);
+    }
+    const int    n     = t1 - t0;
+    const size_t row_k = static_cast<size_t>(args.k.head_dim) * sizeof(uint16_t),
+                 row_v = static_cast<size_t>(args.v.head_dim) * sizeof(uint16_t);
+    size_t at          = 0;
+    std::fill_n(w.seen_bits, tiles(n_rows) * n, 0);
+    for (int i = 0; i < words; i++)
+        for (uint64_t rest = w.seen[i]; rest != 0; rest &= rest - 1, at++) {
+            const int    bit  = std::countr_zero(rest);
+            const size_t from = static_cast<size_t>(i) * kTileTokens + static_cast<size_t>(bit);
+            std::memcpy(w.seen_k + at * row_k, args.k.tiles + from * row_k, row_k);
+            std::memcpy(w.seen_v + at * row_v, args.v.tiles + from * row_v, row_v);
+            uint64_t* const to = w.seen_bits + at / kTileTokens * static_cast<size_t>(n);
+            for (int t = 0; t < n; t++) to[t] |= (word(t0 + t, i) >> bit & 1) << at % kTileTokens;
+        }
+    const size_t all = static_cast<size_t>(tiles(n_rows)) * kTileTokens; // kernels read whole tiles
+    std::memset(w.seen_k + at * row_k, 0, (all - at) * row_k), std::memset(w.seen_v + at * row_v, 0, (all - at) * row_v);
+    args.k.tiles = w.seen_k, args.v.tiles = w.seen_v, args.end = n_rows, args.mask_step = n;
+    attend(u, t0, n, args, {reinterpret_cast<const char*>(w.seen_bits), sizeof(uint64_t), 0}, w, w.exact, nullptr);
+    return n;
+}
+
+// The rows of n tokens of a block, from its token t0 on, over what args says. mask: from token t0 and the block's first head on.
+void AttentionJob::attend(const Unit& u, int t0, int n, AttendArgs args, const RowMask& mask, const Work& w, const AttendState& state,
+                          const float* offset) {
+    const AttentionArgs& a  = args_;
+    const int            dk = args.k.head_dim, dv = args.v.head_dim, r_end = (t0 + n) * group_;
+    std::fill(state.m + t0 * group_, state.m + r_end, kNegInf);
+    std::fill(state.l + t0 * group_, state.l + r_end, 0.0f);
+    std::fill(state.o + static_cast<size_t>(t0 * group_) * dv, state.o + static_cast<size_t>(r_end) * dv, 0.0f);
+    TileCounts counts;
+    args.scale = a.scale, args.softcap = a.softcap, args.sparse_v = a.sparse_v, args.v_tiles = &counts;
+    const int   at_once = decode_ ? kMaxDecodeRows : kMaxBatchedRows;
+    const void* rows[kMaxBatchedRows];
+    float       slope[kMaxBatchedRows];
+    for (int r0 = t0 * group_; r0 < r_end; r0 += at_once) {
+        args.rows = std::min(at_once, r_end - r0);
+        for (int r = 0; r < args.rows; r++) {
+            const int token = (r0 + r) / group_, head = (r0 + r) % group_;
+            slope[r] = alibi_slope(a.max_bias, a.n_heads, u.kv_head * group_ + head);
+            rows[r]  = mask.first + static_cast<size_t>(token - t0) * mask.token + static_cast<size_t>(head) * mask.head;
+        }
+        args.q      = w.q + static_cast<size_t>(r0) * dk;
+        args.mask   = args.mask_type == MaskType::kNone ? nullptr : rows;
+        args.slope  = a.max_bias > 0 ? slope : nullptr;
+        args.offset = offset ? offset + r0 : nullptr;
+        const AttendState s{state.m + r0, state.l + r0, state.o + static_cast<size_t>(r0) * dv};
+        (decode_ ? kernels().attend_decode : kernels().attend_batched)(args, s, w.kernel);
+    }
+    v_seen_.fetch_add(counts.seen, std::memory_order_relaxed), v_skipped_.fetch_add(counts.skipped, std::memory_order_relaxed);
 }
 
 void AttentionJob::finish_block(int64_t block, float* scratch) {

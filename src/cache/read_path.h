@@ -23,10 +23,12 @@ struct RowStrides {
 // Rows of some cells in f16, attended to beside the codes (exact_rows.h). AttentionArgs::mask hides those cells from the codes.
 struct ExactOperands {
     const TileStore *k = nullptr, *v = nullptr; // f16, one cell per exact row; the heads of the caches
-    int              stream0 = 0;               // query stream s reads stream0 + s
-    int64_t          n_rows  = 0;
-    const uint16_t*  mask    = nullptr; // f16 value of exact row e for token t of stream s: mask + s*stream + t*token + e
+    int              stream0   = 0;             // query stream s reads stream0 + s
+    int64_t          n_rows    = 0;
+    MaskType         mask_type = MaskType::kF16; // or kBits
+    const void*      mask      = nullptr;        // value of exact row e for token t of stream s, or word: as AttentionArgs::mask
     RowStrides       mask_strides;
+    ptrdiff_t        mask_step = 1;
 };
 
 struct AttentionArgs {
@@ -47,7 +49,8 @@ struct AttentionArgs {
     MaskType      mask_type = MaskType::kNone;
     const void*   mask      = nullptr; // value of key j for token t of head h in stream s: mask + s*stream + h*head + t*token + j
     RowStrides    mask_strides;        // 0 where the mask is shared
-    const float*  sinks = nullptr;     // [n_heads] logits, or null
+    ptrdiff_t     mask_step = 1;       // of bits: the word of tile i is i * mask_step words on
+    const float*  sinks     = nullptr; // [n_heads] logits, or null
     ExactOperands exact;               // n_rows = 0: none
     float         sparse_v = 0.0f;     // kernel_table.h
 };
@@ -62,26 +65,36 @@ public:
     void   run(); // call once per thread
     // Parts the work is cut into, at least one: more threads than this have nothing to do.
     int64_t units() const { return n_blocks_ * parts(); }
-    // Bytes of work space a thread keeps for blocks of `rows` query rows (kept for the life of the thread).
+    // Bytes of work space a thread keeps for blocks of `rows` query rows (kept for the life of the thread): the kernel's, then queries and
+    // states of a block. Batches add 8 bytes per token of a block and 64 keys, and exact rows a second state and the rows of a block.
     static size_t work_bytes(int head_dim_k, int head_dim_v, int rows = kMaxBatchedRows) {
-        return work_floats(head_dim_k, head_dim_v, rows) * sizeof(float);
+        const auto dk = static_cast<size_t>(head_dim_k), dv = static_cast<size_t>(head_dim_v);
+        return (attend_scratch(head_dim_k, head_dim_v) + static_cast<size_t>(rows) * (dk + dv + 3)) * sizeof(float);
     }
     // Tiles of V (times blocks of query rows) seen and skipped; complete when all run() have returned.
     TileCounts v_tiles() const { return {v_seen_.load(), v_skipped_.load()}; }
 
 private:
     struct Unit;
-    static size_t work_floats(int head_dim_k, int head_dim_v, int rows) { // the kernel's, then queries and states of a block
-        return attend_scratch(head_dim_k, head_dim_v) +
-               static_cast<size_t>(rows) * (static_cast<size_t>(head_dim_k) + static_cast<size_t>(head_dim_v) + 3);
-    }
+    struct Work;
+    struct RowMask { // of the first row of some; bytes from token to token and from head to head
+        const char* first;
+        size_t      token, head;
+    };
     const float* query(const Unit& u, int head, int token) const; // [dk]
     float        mean_score(const Unit& u, const float* q) const;
     void         prepare_queries(const Unit& u, bool exact, float* q, float* offset) const;
-    void         attend_unit(int64_t unit, float* scratch);
+    void         attend_unit(int64_t unit, const Work& w);
+    void         attend_codes(const Unit& u, int part, const Work& w);
+    bool         make_bits(const Unit& u, const RowMask& mask, int n_keys, uint64_t* bits) const;
+    void         attend_exact(const Unit& u, const Work& w);
+    int          attend_gathered(const Unit& u, int t0, AttendArgs args, const RowMask& mask, const Work& w);
+    void         attend(const Unit& u, int t0, int n, AttendArgs args, const RowMask& mask, const Work& w, const AttendState& state,
+                        const float* offset);
     void         finish_block(int64_t block, float* scratch);
     void         write_row(const Unit& u, int row, SoftmaxState codes, const SoftmaxState* exact);
-    int64_t      parts() const { return n_runs_ + (args_.exact.n_rows > 0); } // of a block: runs of codes, then the exact rows
+    // Of a block: runs of codes, then the exact rows; one run takes them along.
+    int64_t parts() const { return n_runs_ == 1 ? 1 : n_runs_ + (args_.exact.n_rows > 0); }
 
     AttentionArgs                       args_;
     int                                 group_            = 1;      // query heads per KV head
@@ -89,8 +102,10 @@ private:
     int64_t                             n_blocks_ = 0, n_runs_ = 1; // runs of tokens per block
     int                                 run_tokens_ = 0;
     bool                                decode_     = true;
-    std::vector<float>                  partial_; // [block][part][rows][m, l, o[dv]]
-    std::unique_ptr<std::atomic<int>[]> done_;    // [block]
+    bool                                gathers_    = false; // attend_gathered()
+    bool                                as_bits_    = false; // make_bits()
+    std::vector<float>                  partial_;            // [block][part][rows][m, l, o[dv]]
+    std::unique_ptr<std::atomic<int>[]> done_;               // [block]
     std::atomic<int64_t>                next_{0}, v_seen_{0}, v_skipped_{0};
 };
 

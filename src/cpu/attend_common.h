@@ -14,9 +14,15 @@
 namespace tightkv {
 namespace {
 
+// Of a mask of bits: which tokens row r sees of the tile that holds key j.
+inline uint64_t mask_word(const AttendArgs& a, int r, int j) {
+    return static_cast<const uint64_t*>(a.mask[r])[j / kTileTokens * a.mask_step];
+}
+
 // Additive term of key j for row r.
 inline float mask_value(const AttendArgs& a, int r, int j) {
     if (a.mask_type == MaskType::kNone) return 0.0f;
+    if (a.mask_type == MaskType::kBits) return mask_word(a, r, j) >> (j % kTileTokens) & 1 ? 0.0f : kNegInf;
     const float m =
         a.mask_type == MaskType::kF16 ? half_to_float(static_cast<const uint16_t*>(a.mask[r])[j]) : static_cast<const float*>(a.mask[r])[j];
     return a.slope && m != kNegInf ? a.slope[r] * m : m;

@@ -181,6 +181,7 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
         const int      n   = a.end - begin < kTileTokens ? a.end - begin : kTileTokens;
         const uint64_t all = n == kTileTokens ? ~uint64_t{0} : (uint64_t{1} << n) - 1;
         if (a.mask_type == MaskType::kNone) return {all, false};
+        if (a.mask_type == MaskType::kBits) return {mask_word(a, r, begin) & all, false};
         uint16_t halves[kTileTokens];
         if (a.mask_type == MaskType::kF16 && n == kTileTokens) {
             const uint16_t* m    = static_cast<const uint16_t*>(a.mask[r]) + begin;

@@ -107,6 +107,14 @@ template <class Isa> struct Attention : Vectors<Isa> {
     // terms: additive terms in units of log2, -inf for keys outside [begin, end); written when the answer is kTerms.
     static View view_tile(const AttendArgs& a, int r, int tile_begin, float* terms) {
         const int n = a.end - tile_begin < kTileTokens ? a.end - tile_begin : kTileTokens;
+        if (a.mask_type == MaskType::kBits) {
+            const uint64_t all     = n == kTileTokens ? ~uint64_t{0} : (uint64_t{1} << n) - 1;
+            const uint64_t visible = mask_word(a, r, tile_begin) & all;
+            if (visible == 0) return View::kClosed;
+            if (visible == ~uint64_t{0}) return View::kOpen;
+            for (int t = 0; t < kTileTokens; t++) terms[t] = visible >> t & 1 ? 0.0f : kNegInf;
+            return View::kTerms;
+        }
         if (n == kTileTokens) {
             if (a.mask_type == MaskType::kNone) return View::kOpen;
             if (a.mask_type == MaskType::kF16) {

@@ -17,7 +17,8 @@ namespace tightkv {
 inline constexpr int kMaxDecodeRows  = 8;   // query rows one unpack serves in the decode kernel
 inline constexpr int kMaxBatchedRows = 128; // query rows one expanded tile serves in the batched kernel
 
-enum class MaskType : uint8_t { kNone, kF16, kF32 };
+// kBits: a word of 64 bits per tile, bit t: the tile's token t is visible. What it says is a mask of 0 and -inf.
+enum class MaskType : uint8_t { kNone, kF16, kF32, kBits };
 
 // One operand of attention: the tiles of one KV head of one sequence, contiguous.
 struct TileRun {
@@ -44,7 +45,8 @@ struct AttendArgs {
     // Null without a soft cap or a mean.
     const float*       offset    = nullptr;
     MaskType           mask_type = MaskType::kNone;
-    const void* const* mask      = nullptr; // [rows] -> value of token 0; added after slope
+    const void* const* mask      = nullptr; // [rows] -> value of token 0, added after slope; or word of tile 0
+    ptrdiff_t          mask_step = 1;       // of bits: words from one tile to the next
     const float*       slope     = nullptr; // [rows] ALiBi factor of the mask value; null: 1
     // The values of a tile are skipped when all weights of all rows are below this part of the row's largest so far (they still count in
     // l).

@@ -53,6 +53,7 @@ struct AttentionCase {
     float       max_bias = 0, softcap = 0;
     bool        sinks       = false;
     int         threads     = 1;
+    bool        terms       = true;  // the mask has other values than 0 and -inf; ALiBi always has
     bool        offsets     = false; // streams, heads and cells do not start at 0
     double      q_deviation = 1;
     float       sparse_v    = 0;
@@ -66,8 +67,9 @@ struct AttentionCase {
         std::ostringstream s;
         s << "k " << k << " v " << v << ", d " << dk << "/" << dv << ", " << n_kv_heads << " KV heads x " << group << ", " << n_tokens
           << " tokens, " << n_streams << " streams, n_kv " << n_kv << ", mask " << int(mask) << ", max_bias " << max_bias << ", softcap "
-          << softcap << ", sinks " << sinks << ", threads " << threads << ", offsets " << offsets << ", means " << k_mean << "/" << v_mean
-          << ", dense " << dense << ", sink " << sink << ", window " << window << ", batches of " << written_by << ", reuse " << reuse;
+          << softcap << ", terms " << terms << ", sinks " << sinks << ", threads " << threads << ", offsets " << offsets << ", means "
+          << k_mean << "/" << v_mean << ", dense " << dense << ", sink " << sink << ", window " << window << ", batches of " << written_by
+          << ", reuse " << reuse;
         return s.str();
     }
     int  n_heads() const { return n_kv_heads * group; }
@@ -130,9 +132,9 @@ public:
                 for (int j = 0; j < c.n_kv; j++) {
                     const bool causal = j <= c.n_kv - c.n_tokens + t, hole = random_.below(8) == 0, dead_row = c.n_tokens > 2 && t == 1;
                     if (!causal || hole || dead_row) continue;
-                    mask32_[mask_at(s, t) + j] = c.max_bias > 0     ? static_cast<float>(std::max(-2000, j - (c.n_kv - c.n_tokens + t)))
-                                                 : random_.below(4) ? 0.0f
-                                                                    : -0.5f * random_.below(8);
+                    mask32_[mask_at(s, t) + j] = c.max_bias > 0 ? static_cast<float>(std::max(-2000, j - (c.n_kv - c.n_tokens + t)))
+                                                 : random_.below(4) || !c.terms ? 0.0f
+                                                                                : -0.5f * random_.below(8);
                 }
         for (const float m : mask32_) mask16_.push_back(float_to_half(m)); // small multiples of 1/2: exact
         if (c.exact()) write_exact_rows();

@@ -65,6 +65,20 @@ TEST(Attention, Lengths) {
         }
 }
 
+// Masks of 0 and -inf alone, which become bits where there are many rows.
+TEST(Attention, MasksOfBits) {
+    for (const char* f : {"turbo4", "turbo3t", "turbo8", "f16"})
+        for (const MaskType mask : {MaskType::kF16, MaskType::kF32})
+            for (const int n_kv : {9, 63, 64, 65, 200, 1100})
+                for (const int n_tokens : {3, 9, 50}) {
+                    AttentionCase c;
+                    c.k = c.v = f, c.dk = c.dv = 32, c.group = 3, c.n_tokens = n_tokens, c.n_kv = n_kv, c.mask = mask, c.terms = false;
+                    c.n_streams = n_kv == 65 ? 2 : 1, c.offsets = n_kv == 65, c.threads = n_kv > 1000 ? 3 : 1;
+                    c.softcap = n_kv == 63 ? 2.0f : 0.0f, c.sinks = n_tokens == 9;
+                    expect_within_bounds(c);
+                }
+}
+
 TEST(Attention, HundredThousandTokens) {
     AttentionCase c;
     c.dk = c.dv = 32, c.n_kv_heads = 1, c.n_kv = 100000, c.threads = 5, c.q_deviation = 3;

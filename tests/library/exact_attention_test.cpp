@@ -71,16 +71,43 @@ TEST(ExactRows, WindowsAndBatches) {
                     }
 }
 
+// Masks of 0 and -inf become bits, and the rows that neighbouring tokens see are put side by side: blocks that see one tile of them and
+// more, windows that begin inside a tile and outside the table, blocks of several heads, tables of several streams.
+TEST(ExactRows, MasksOfBits) {
+    for (const MaskType mask : {MaskType::kNone, MaskType::kF16, MaskType::kF32})
+        for (const int window : {0, 1, 5, 32, 70, 4000})
+            for (const int sink : {0, 3})
+                for (const int n_tokens : {1, 4, 9, 30, 150})
+                    for (const int group : {1, 3}) {
+                        if (!window && !sink) continue;
+                        AttentionCase c;
+                        c.dk = c.dv = 32, c.n_kv_heads = 1, c.n_tokens = n_tokens, c.n_kv = 200, c.mask = mask, c.group = group,
+                        c.terms = false;
+                        c.sink = sink, c.window = window, c.reuse = sink > 0, c.written_by = 33, c.k_mean = group == 3,
+                        c.sinks = group == 1;
+                        expect_within_bounds(c);
+                    }
+    for (const float softcap : {0.0f, 2.0f})
+        for (const int threads : {1, 5}) {
+            AttentionCase c;
+            c.k = "turbo3t", c.n_tokens = 20, c.group = 2, c.n_kv = 1100, c.mask = MaskType::kF16, c.terms = false, c.threads = threads;
+            c.n_streams = 2, c.offsets = true, c.sinks = true, c.sink = 4, c.window = 32, c.written_by = 60, c.reuse = true;
+            c.softcap = softcap, c.k_mean = c.v_mean = 1;
+            expect_within_bounds(c);
+        }
+}
+
 TEST(ExactRows, NothingButExactRows) { // the window is larger than all that was written
-    for (const int n_tokens : {1, 4, 12}) {
-        AttentionCase c;
-        c.k = "turbo2", c.v = "turbo2", c.n_tokens = n_tokens, c.n_kv = 40, c.mask = MaskType::kF16, c.window = 100;
-        AttentionData data(c);
-        data.make_reference();
-        // Codes of 2 bits are off by a third; here nothing but f32 rounds.
-        EXPECT_LT(data.relative_rms(data.run()), 1e-5);
-        expect_within_bounds(c);
-    }
+    for (const int n_tokens : {1, 4, 12})
+        for (const bool terms : {false, true}) {
+            AttentionCase c;
+            c.k = "turbo2", c.v = "turbo2", c.n_tokens = n_tokens, c.n_kv = 40, c.mask = MaskType::kF16, c.window = 100, c.terms = terms;
+            AttentionData data(c);
+            data.make_reference();
+            // Codes of 2 bits are off by a third; here nothing but f32 rounds.
+            EXPECT_LT(data.relative_rms(data.run()), 1e-5);
+            expect_within_bounds(c);
+        }
 }
 
 TEST(ExactRows, MasksBiasCapSinksAndMeans) {
