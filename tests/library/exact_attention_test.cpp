@@ -74,14 +74,14 @@ TEST(ExactRows, WindowsAndBatches) {
 // Masks of 0 and -inf become bits, and the rows that neighbouring tokens see are put side by side: blocks that see one tile of them and
 // more, windows that begin inside a tile and outside the table, blocks of several heads, tables of several streams.
 TEST(ExactRows, MasksOfBits) {
-    for (const MaskType mask : {MaskType::kNone, MaskType::kF16, MaskType::kF32})
-        for (const int window : {0, 1, 5, 32, 70, 4000})
+    for (const MaskType mask : {MaskType::kF16, MaskType::kF32})
+        for (const int window : {0, 32, 70})
             for (const int sink : {0, 3})
-                for (const int n_tokens : {1, 4, 9, 30, 150})
+                for (const int n_tokens : {4, 9, 60})
                     for (const int group : {1, 3}) {
                         if (!window && !sink) continue;
                         AttentionCase c;
-                        c.dk = c.dv = 32, c.n_kv_heads = 1, c.n_tokens = n_tokens, c.n_kv = 200, c.mask = mask, c.group = group,
+                        c.dk = c.dv = 32, c.n_kv_heads = 1, c.n_tokens = n_tokens, c.n_kv = 130, c.mask = mask, c.group = group,
                         c.terms = false;
                         c.sink = sink, c.window = window, c.reuse = sink > 0, c.written_by = 33, c.k_mean = group == 3,
                         c.sinks = group == 1;
