@@ -3,7 +3,8 @@
 
     docs/plot_quality.py docs/results/quality/*.json
 
-One panel per model, context and set of scored positions that has a q4_0 to compare with. Needs matplotlib (docs/dependencies.md).
+One panel per model and context that has a q4_0 to compare with; files of the same scored positions share one. Needs matplotlib
+(docs/dependencies.md).
 """
 import json
 import pathlib
@@ -15,21 +16,30 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 STOCK = ("q8_0", "q5_0", "q4_0")
-KINDS = {  # marker and colour
-    "llama.cpp": ("s", "#555555"),
-    "codes alone": ("x", "#c44e52"),
-    "sink, window, mean": ("o", "#4c72b0"),
-    "with a profile": ("^", "#55a868"),
+MODELS = {
+    "smol.gguf": "SmolLM2-135M (head_dim 64)",
+    "d128.gguf": "evaluation model (head_dim 128)",
+    "gemma.gguf": "Gemma-3-270M (head_dim 256)",
 }
-PLACES = {"llama.cpp": (5, 3), "codes alone": (5, 5), "sink, window, mean": (5, -6), "with a profile": (-5, -3)}  # of labels, points
+KINDS = {  # marker, colour, filled
+    "llama.cpp": ("s", "#555555", True),
+    "codes alone": ("x", "#c44e52", True),
+    "sink, window, mean": ("o", "#4c72b0", True),
+    "the same, mean not extended": ("o", "#4c72b0", False),
+    "with a profile": ("^", "#55a868", True),
+}
+# Where a label may go, in points from its mark; the first place that is free is taken.
+PLACES = [(x, y) for y in (3, -8, 9, -14, 15, -20) for x in (5, -5)]
 
 
-def kind(spec):
+def kind(spec, extended):
     if spec in STOCK:
         return "llama.cpp"
     if "profile=" in spec:
         return "with a profile"
-    return "sink, window, mean" if ":" in spec else "codes alone"
+    if ":" not in spec:
+        return "codes alone"
+    return "the same, mean not extended" if "mean=" in spec and not extended else "sink, window, mean"
 
 
 def label(spec):
@@ -38,36 +48,51 @@ def label(spec):
 
 
 def panels(files):
-    """{(name, ctx, chunks, n_tokens): {spec: row}}; mean=64 was measured under another rule (docs/quality.md) and stays out."""
-    found, title = {}, {}
+    """{(ctx, model, text, chunks, n_tokens): {spec: row}}; mean=64 was measured under another rule and stays out."""
+    found = {}
     for name in files:
         result = json.loads(pathlib.Path(name).read_text())
         for row in result["results"]:
             spec = row.get("spec", row["cache"])
             if row["path"] != "decode" or spec == "f16" or "mean=64" in spec:
                 continue
-            key = (result["model"], result["ctx"], result["chunks"], row["n_tokens"])
+            key = (result["ctx"], result["model"], result["text"], result["chunks"], row["n_tokens"])
+            row["kind"] = kind(spec, result.get("mean_extended") != "no")
             found.setdefault(key, {})[spec] = row
-            if spec == "q4_0":
-                title[key] = pathlib.Path(name).stem
-    return {(title[key], *key[1:]): rows for key, rows in sorted(found.items()) if "q4_0" in rows}
+    order = list(MODELS)
+    place = lambda key: (key[0], order.index(key[1]) if key[1] in order else len(order), key)
+    return {key: found[key] for key in sorted(found, key=place) if "q4_0" in found[key]}
+
+
+def annotate(axes, points):
+    """Labels that do not cover each other, or a mark; of several profiles of one specification the lowest has the label."""
+    canvas = axes.figure.canvas.get_renderer()
+    taken = [matplotlib.transforms.Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in (axes.transData.transform(p) for _, _, p in points)]
+    best = {}
+    for k, text, point in points:
+        if (k, text) not in best or point[1] < best[k, text][1]:
+            best[k, text] = point
+    for (k, text), point in sorted(best.items(), key=lambda item: -item[1][1]):
+        for at in PLACES:
+            note = axes.annotate(text, point, xytext=at, textcoords="offset points", fontsize=6, color=KINDS[k][1],
+                                 ha="right" if at[0] < 0 else "left")
+            box = note.get_window_extent(canvas).expanded(1.1, 1)
+            inside = axes.bbox.x0 < box.x0 and box.x1 < axes.bbox.x1
+            if at == PLACES[-1] or inside and not any(box.overlaps(t) for t in taken):
+                break
+            note.remove()
+        taken.append(box)
 
 
 def draw(axes, key, rows):
-    name, ctx, chunks, n_tokens = key
-    per_chunk = n_tokens // chunks
-    note = "" if per_chunk == ctx - 1 - ctx // 2 else f", first {per_chunk} of {ctx - 1 - ctx // 2} positions"
-    axes.set_title(name + note, fontsize=9)
-    best = {}
-    for spec, row in rows.items():
-        k, point = kind(spec), (row["bits_per_value"], row["kld"])
-        axes.errorbar(*point, yerr=row["kld_se"], fmt=KINDS[k][0], color=KINDS[k][1], ms=5, lw=1)
-        at = (k, label(spec))
-        if at not in best or point[1] < best[at][1]:
-            best[at] = point
-    for (k, text), point in best.items():  # several profiles of one specification: the lowest has the label
-        axes.annotate(text, point, xytext=PLACES[k], textcoords="offset points", fontsize=6, color=KINDS[k][1],
-                      ha="right" if PLACES[k][0] < 0 else "left")
+    ctx, model, _, chunks, n_tokens = key
+    per_chunk, scored = n_tokens // chunks, ctx - 1 - ctx // 2
+    note = "" if per_chunk == scored else f", {per_chunk} of {scored} positions"
+    axes.set_title(f"{MODELS.get(model, model)}, context {ctx}{note}", fontsize=9)
+    for row in rows.values():
+        marker, color, filled = KINDS[row["kind"]]
+        axes.errorbar(row["bits_per_value"], row["kld"], yerr=row["kld_se"], fmt=marker, color=color,
+                      mfc=color if filled else "none", ms=5, lw=1)
     axes.set_yscale("log")
     axes.set_xlabel("bits per value, exact rows counted, profile not")
     axes.grid(True, which="both", lw=0.3)
@@ -79,14 +104,24 @@ def main():
     if not found:
         sys.exit("no decode results with a q4_0 beside them; give the JSON files of docs/results/quality")
     plt.rcParams.update({"svg.hashsalt": "tightkv", "svg.fonttype": "none", "font.size": 8})
-    figure, all_axes = plt.subplots(1, len(found), figsize=(5 * len(found), 4.4), squeeze=False, layout="constrained")
-    for axes, (key, rows) in zip(all_axes[0], found.items()):
+    columns = min(3, len(found))
+    lines = -(-len(found) // columns)
+    figure, grid = plt.subplots(lines, columns, figsize=(5 * columns, 4.4 * lines), squeeze=False, sharey="row", layout="constrained")
+    for axes in grid.flat[len(found):]:
+        axes.set_visible(False)
+    for axes, (key, rows) in zip(grid.flat, found.items()):
         draw(axes, key, rows)
-    all_axes[0][0].set_ylabel("KL divergence from f16, decode path")
-    marks = [plt.Line2D([], [], marker=m, color=c, ls="", label=k) for k, (m, c) in KINDS.items()]
-    all_axes[0][0].legend(handles=marks, fontsize=7)
+    for line in grid:
+        line[0].set_ylabel("KL divergence from f16, decode path")
+    marks = [plt.Line2D([], [], marker=m, color=c, mfc=c if filled else "none", ls="", label=k) for k, (m, c, filled) in KINDS.items()]
+    grid[0][0].legend(handles=marks, fontsize=7)
+    figure.draw_without_rendering()  # labels need places in pixels, so the layout must be final
+    figure.set_layout_engine("none")
+    for axes, rows in zip(grid.flat, found.values()):
+        annotate(axes, [(row["kind"], label(spec), (row["bits_per_value"], row["kld"])) for spec, row in rows.items()])
     out = pathlib.Path(__file__).resolve().parent / "results" / "quality.svg"
     figure.savefig(out, metadata={"Date": None})
+    return figure
 
 
 if __name__ == "__main__":
