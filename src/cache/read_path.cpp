@@ -200,10 +200,13 @@ void AttentionJob::attend_unit(int64_t unit, const Work& w) {
     if (parts() == 1) { // exact rows too
         attend_codes(u, 0, w);
         if (args_.exact.n_rows > 0) attend_exact(u, w);
+        const auto state = [&](const AttendState& of, int r) {
+            return SoftmaxState{of.m[r], of.l[r], of.o + static_cast<size_t>(r) * o_floats};
+        };
         for (int r = 0; r < rows; r++) {
-            const SoftmaxState exact{w.exact.m[r], w.exact.l[r], w.exact.o + static_cast<size_t>(r) * o_floats};
-            write_row(u, r, {w.codes.m[r], w.codes.l[r], w.codes.o + static_cast<size_t>(r) * o_floats},
-                      args_.exact.n_rows > 0 ? &exact : nullptr);
+            SoftmaxState exact; // empty
+            if (args_.exact.n_rows > 0) exact = state(w.exact, r);
+            write_row(u, r, state(w.codes, r), args_.exact.n_rows > 0 ? &exact : nullptr);
         }
         return;
     }
