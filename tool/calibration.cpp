@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "base/checksum.h"
 #include "cache/calibrate.h"
 #include "cache/self_calibration.h"
 #include "commands.h"
@@ -64,11 +65,11 @@ void set_norms(Profile& p, const std::string& path) {
 }
 
 // For people, in one line of any file name.
-std::string listened_to(const std::string& text_file, size_t tokens, int chunk) {
+std::string listened_to(const std::string& text_file, uint64_t text_sum, size_t tokens, int chunk) {
     std::string name = std::filesystem::path(text_file).filename().string();
     std::replace_if(
         name.begin(), name.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
-    return fmt::format("{}, {} tokens in chunks of {}", name, tokens, chunk);
+    return fmt::format("{} ({:016x}), {} tokens in chunks of {}", name, text_sum, tokens, chunk);
 }
 
 // Is the profile one of this model, made from what is said?
@@ -87,6 +88,8 @@ bool is_of(const Model& model, const std::string& file, const std::string& made_
 
 } // namespace
 
+uint64_t text_checksum(const std::string& text) { return fnv1a(text.data(), text.size()); }
+
 bool calibrate(const Model& model, const CalibrationPlan& plan, Progress& progress, Profile& out) {
     Listener  listener;
     Profile   profile;
@@ -104,9 +107,9 @@ bool calibrate(const Model& model, const CalibrationPlan& plan, Progress& progre
     if (const Status s = listener.statistics.solve(positions - chunk + 1, profile); !s.ok())
         throw failure(fmt::format("{} cannot be calibrated on {}: {}", plan.model_path, plan.text_file, s.message()));
     profile.architecture = architecture_of(plan.model_path);
-    profile.made_from =
-        fmt::format("{}, for positions up to {}, by tightkv {}",
-                    listened_to(plan.text_file, plan.chunks.size() * static_cast<size_t>(chunk), chunk), positions, TIGHTKV_VERSION);
+    profile.made_from    = fmt::format("{}, for positions up to {}, by tightkv {}",
+                                       listened_to(plan.text_file, plan.text_sum, plan.chunks.size() * static_cast<size_t>(chunk), chunk),
+                                       positions, TIGHTKV_VERSION);
     set_norms(profile, plan.model_path);
     out = std::move(profile);
     return true;
@@ -115,15 +118,16 @@ bool calibrate(const Model& model, const CalibrationPlan& plan, Progress& progre
 std::string profile_in_cache(const Model& model, const std::string& model_path, int threads) {
     namespace fs                = std::filesystem;
     const fs::path    file      = fs::path(cache_folder()) / "models" / (fs::path(model_path).stem().string() + ".tkv");
-    const std::string text_file = calibration_text();
-    const int         chunk     = std::min(kCalibrationChunk, model.n_ctx_train());
-    const size_t      n_chunks  = static_cast<size_t>(kCalibrationTokens / chunk);
-    if (fs::exists(file) && is_of(model, file.string(), listened_to(text_file, n_chunks * static_cast<size_t>(chunk), chunk)))
+    const std::string text_file = calibration_text(), text = read_text(text_file);
+    const uint64_t    sum      = text_checksum(text);
+    const int         chunk    = std::min(kCalibrationChunk, model.n_ctx_train());
+    const size_t      n_chunks = static_cast<size_t>(kCalibrationTokens / chunk);
+    if (fs::exists(file) && is_of(model, file.string(), listened_to(text_file, sum, n_chunks * static_cast<size_t>(chunk), chunk)))
         return file.string();
-    const auto chunks = cut_chunks(model.tokenize(read_text(text_file)), chunk, static_cast<int>(n_chunks), model.bos(), text_file);
+    const auto chunks = cut_chunks(model.tokenize(text), chunk, static_cast<int>(n_chunks), model.bos(), text_file);
     Progress   progress(static_cast<double>(chunks.size()) * chunk);
     Profile    made;
-    if (!calibrate(model, {model_path, text_file, chunks, std::min<int64_t>(2048, model.n_ctx_train()), threads}, progress, made))
+    if (!calibrate(model, {model_path, text_file, sum, chunks, std::min<int64_t>(2048, model.n_ctx_train()), threads}, progress, made))
         return {};
     fs::create_directories(file.parent_path());
     if (const Status s = made.save(file.string()); !s.ok()) throw failure(s.message());

@@ -56,7 +56,7 @@ int run_calibrate(const CalibrateOptions& o) {
     Profile       profile;
     {
         Progress progress(static_cast<double>(chunks.size()) * chunk);
-        if (!calibrate(model, {path, text_file, chunks, positions, threads}, progress, profile)) {
+        if (!calibrate(model, {path, text_file, text_checksum(text), chunks, positions, threads}, progress, profile)) {
             say("interrupted; nothing was written");
             return kExitInterrupted;
         }

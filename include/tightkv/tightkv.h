@@ -86,7 +86,7 @@ typedef struct tkv_cache tkv_cache;
 typedef struct {
     int     n_layers, n_kv_heads, head_dim_k, head_dim_v;
     int     n_streams; /* default 1 */
-    int64_t n_cells;   /* per stream; memory is committed as cells are first written */
+    int64_t n_cells;   /* per stream, up to 2147483584; memory is committed as cells are first written */
 } tkv_cache_params;
 
 typedef int tkv_operand; /* an int, so that any value a caller passes can be looked at, and refused */
@@ -144,7 +144,8 @@ typedef struct {
  * Sinks have N places per stream and 1024 cells, at most 64 N; beyond that the oldest make room.
  *
  * mean=N: the mean of the keys is measured on the first N tokens of a stream (positions 0 … 3 left out; from 64 on, and again at twice as
- * many), and taken off all keys from then on; the rows before are coded again. It takes the place of a profile's mean. */
+ * many), and taken off all keys from then on; the rows before are coded again. It takes the place of a profile's mean. It is that of the
+ * positions that were seen: how keys turn with later ones, which the llama.cpp adapter reads from the model's graph, is not known here. */
 TKV_API int tkv_batch_begin(tkv_cache* cache, int64_t n, const tkv_token* tokens);
 TKV_API int tkv_append(tkv_cache* cache, int layer, tkv_operand op, const float* x);
 
@@ -183,8 +184,8 @@ TKV_API int            tkv_attend_end(tkv_job* job); /* TKV_OK, or what went wro
 
 /* Cells 0 … n-1 of a stream as bytes: header (magic, versions, shapes, specification), canonical rows, the keys' mean, exact rows,
  * checksum. Loading gives the codes back, and the exact rows as the newest of the stream in the order in which they were written. Keys are
- * coded minus the mean: a cache in which nothing was written since its creation or tkv_cache_clear takes the mean of the state, and gets
- * the same bits; any other one codes the keys again with its own mean, which costs a little. */
+ * coded minus the mean: a cache in which nothing was written since its creation or tkv_cache_clear takes the mean of the state, if that has
+ * one, and gets the same bits; any other one codes the keys again with its own mean, which costs a little. */
 TKV_API size_t tkv_state_bytes(const tkv_cache* cache, int64_t n);
 TKV_API int    tkv_state_save(const tkv_cache* cache, int stream, int64_t n, void* bytes, size_t size);
 /* Reads untrusted bytes. Anything that does not fit this cache exactly is refused and changes nothing. *n: number of cells. */

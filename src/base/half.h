@@ -34,4 +34,13 @@ constexpr uint16_t float_to_half(float f) {
 inline constexpr uint16_t kHalfMax    = 0x7bffu; // 65504
 inline constexpr uint16_t kHalfNegInf = 0xfc00u;
 
+// As a cache stores it: values beyond its range are held at the largest, so that a saved state can always be loaded; what is not finite
+// stays so.
+constexpr uint16_t storable_half(float f) {
+    const uint16_t h = float_to_half(f);
+    return (h & 0x7fff) == 0x7c00 && (std::bit_cast<uint32_t>(f) & 0x7f800000u) != 0x7f800000u
+               ? static_cast<uint16_t>((h & 0x8000) | kHalfMax)
+               : h;
+}
+
 } // namespace tightkv

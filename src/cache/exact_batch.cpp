@@ -5,8 +5,8 @@
 
 namespace tightkv {
 
-void ExactBatch::prepare_write(const TileStore& slots) {
-    if (!wants_table()) return;
+bool ExactBatch::prepare_write(const TileStore& slots) {
+    if (!wants_table()) return true;
     Table&           table = table_of(slots);
     const StoreShape shape = slots.shape();
     const int64_t    n     = ledger_.slots() + ledger_.largest_batch();
@@ -15,7 +15,7 @@ void ExactBatch::prepare_write(const TileStore& slots) {
         table.rows->shape().n_kv_heads != shape.n_kv_heads) {
         const StoreShape wanted{n_streams_, shape.n_kv_heads, shape.head_dim, n};
         table.rows.reset();
-        if (!TileStore::create(format(FormatId::f16), slots.operand(), wanted, table.rows).ok()) return; // attention does without
+        if (!TileStore::create(format(FormatId::f16), slots.operand(), wanted, table.rows).ok()) return false;
     }
     table.owner = &slots;
     std::vector<uint8_t> row(static_cast<size_t>(shape.head_dim) * 2);
@@ -29,6 +29,7 @@ void ExactBatch::prepare_write(const TileStore& slots) {
             at++;
         }
     }
+    return true;
 }
 
 void ExactBatch::write_row(TileStore& slots, size_t i, int head, const float* x) {

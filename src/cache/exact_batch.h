@@ -30,7 +30,8 @@ public:
     bool wants_table() const { return window_ && !ledger_.few(); }
 
     // One thread, before the batch's rows of one layer and operand are written. slots: its table.
-    void prepare_write(const TileStore& slots);
+    // False: no memory for the table of this batch; its attention would find only the slots' rows.
+    bool prepare_write(const TileStore& slots);
     // Row i of the batch, one KV head: x: [head_dim]. Different (row, head) may be written at the same time.
     void write_row(TileStore& slots, size_t i, int head, const float* x);
 

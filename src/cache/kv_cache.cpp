@@ -2,7 +2,7 @@
 #include "cache/kv_cache.h"
 
 #include <algorithm>
-#include <cmath>
+#include <cstring>
 #include <new>
 
 #include "base/checksum.h"
@@ -32,24 +32,31 @@ Status load_profile(const CacheSpec& spec, const CacheShape& s, std::unique_ptr<
     return {};
 }
 
+// Whole tiles of them are counted in int.
+constexpr int64_t kMaxCells = INT32_MAX - (kTileTokens - 1);
 // The ledger of exact rows has 4 bytes for every cell, and touches them.
 constexpr int64_t kMaxLedgerCells = int64_t{1} << 28;
 
 // Beside exact rows the codes are those of the f16 row: they are the same again when it comes back as a row. [n] values; those that are
 // not finite stay, for the encoder to refuse.
 void round_to_halves(const float* x, float* kept, size_t n) {
-    for (size_t i = 0; i < n; i++) {
-        const uint16_t h = float_to_half(x[i]);
-        kept[i] = half_to_float((h & 0x7fff) == 0x7c00 && std::isfinite(x[i]) ? static_cast<uint16_t>((h & 0x8000) | kHalfMax) : h);
-    }
+    for (size_t i = 0; i < n; i++) kept[i] = half_to_float(storable_half(x[i]));
+}
+
+// Canonical bytes of a row where they are not there already: cells that were never written take no memory.
+void replace(TileStore& s, int stream, int head, int64_t cell, const uint8_t* bytes) {
+    uint8_t      there[kMaxHeadDim * 2];
+    const size_t n = s.format().row_bytes(s.shape().head_dim);
+    s.read_canonical(stream, head, cell, there);
+    if (std::memcmp(there, bytes, n) != 0) s.write_canonical(stream, head, cell, bytes);
 }
 
 } // namespace
 
 Status KvCache::create(const CacheSpec& spec, const CacheShape& s, std::unique_ptr<KvCache>& out) {
     if (s.n_layers < 1 || s.n_layers > 100000) return invalid_argument("n_layers must be 1 to 100000");
-    if (s.n_kv_heads < 1 || s.n_streams < 1 || s.n_cells < 1 || s.n_cells > INT32_MAX)
-        return invalid_argument("a cache needs at least one KV head, one stream and 1 to 2147483647 cells");
+    if (s.n_kv_heads < 1 || s.n_streams < 1 || s.n_cells < 1 || s.n_cells > kMaxCells)
+        return invalid_argument("a cache needs at least one KV head, one stream and 1 to " + std::to_string(kMaxCells) + " cells");
     if (spec.self_profile)
         return unsupported("profile=auto needs the queries of a model's attention, which this interface does not see; accepted here: "
                            "profile=FILE of tightkv calibrate. The llama.cpp adapter takes profile=auto");
@@ -125,6 +132,18 @@ void KvCache::begin_batch(std::vector<Token> tokens) {
 
 void KvCache::end_batch() { begin_batch({}); }
 
+// n rows, of which row(i) says where they go; up to kEncodeRows of them must be there at a time.
+template <class Row> void KvCache::write_rows(TileStore& s, size_t n, const Row& row) {
+    StoreRow  rows[kEncodeRows];
+    RowStatus status[kEncodeRows];
+    for (size_t i = 0; i < n;) {
+        size_t some = 0;
+        for (; some < kEncodeRows && i < n; some++, i++) rows[some] = row(i);
+        s.write({rows, some}, status);
+        refused_rows_ += std::count(status, status + some, RowStatus::kRefused);
+    }
+}
+
 void KvCache::append(int layer, Operand op, const float* x) {
     Layer&             l = layers_[static_cast<size_t>(layer)];
     Rows&              r = l.of(op);
@@ -134,7 +153,7 @@ void KvCache::append(int layer, Operand op, const float* x) {
         kept.resize(tokens_.size() * token);
         round_to_halves(x, kept.data(), kept.size());
         x = kept.data();
-        exact_->prepare_write(*r.exact);
+        if (!exact_->prepare_write(*r.exact)) throw std::bad_alloc();
     }
     fresh_     = false;
     r.appended = true;
@@ -143,11 +162,13 @@ void KvCache::append(int layer, Operand op, const float* x) {
             l.mean.observe(*r.rows, tokens_[i].stream, tokens_[i].cell, tokens_[i].position, x + i * token);
         (void)l.mean.update(*r.rows);
     }
-    for (size_t i = 0; i < tokens_.size(); i++)
-        for (int h = 0; h < shape_.n_kv_heads; h++, x += d) {
-            if (r.rows->write(tokens_[i].stream, h, tokens_[i].cell, x) == RowStatus::kRefused) refused_rows_++;
-            if (r.exact) exact_->write_row(*r.exact, i, h, x);
-        }
+    const auto heads = static_cast<size_t>(shape_.n_kv_heads);
+    write_rows(*r.rows, tokens_.size() * heads, [&](size_t i) {
+        const Token& t = tokens_[i / heads];
+        const int    h = static_cast<int>(i % heads);
+        if (r.exact) exact_->write_row(*r.exact, i / heads, h, x + i * d);
+        return StoreRow{t.stream, h, t.cell, x + i * d};
+    });
 }
 
 void KvCache::attach_exact(int layer, AttentionArgs& a, ExactMasks& masks) const {
@@ -168,18 +189,16 @@ void KvCache::write(int layer, Operand op, int stream, int64_t cell, const float
     const int d    = r.rows->shape().head_dim;
     const int slot = r.exact ? exact_->ledger().slot_of(stream, cell) : -1;
     float     kept[kEncodeRows][kMaxHeadDim];
-    StoreRow  rows[kEncodeRows];
-    RowStatus status[kEncodeRows];
-    for (int h = 0; h < shape_.n_kv_heads;) {
-        size_t n = 0;
-        for (; n < kEncodeRows && h < shape_.n_kv_heads; n++, h++, x += d) {
-            if (r.exact) round_to_halves(x, kept[n], static_cast<size_t>(d));
-            rows[n] = {stream, h, cell, r.exact ? kept[n] : x};
-            if (slot >= 0) (void)r.exact->write(stream, h, slot, rows[n].x);
+    write_rows(*r.rows, static_cast<size_t>(shape_.n_kv_heads), [&](size_t i) {
+        const int    h   = static_cast<int>(i);
+        const float* row = x + i * static_cast<size_t>(d);
+        if (r.exact) {
+            round_to_halves(row, kept[i % kEncodeRows], static_cast<size_t>(d));
+            row = kept[i % kEncodeRows];
         }
-        r.rows->write({rows, n}, status);
-        refused_rows_ += std::count(status, status + n, RowStatus::kRefused);
-    }
+        if (slot >= 0) (void)r.exact->write(stream, h, slot, row);
+        return StoreRow{stream, h, cell, row};
+    });
     if (r.exact) exact_->drop_table(*r.exact);
     if (op == Operand::K && !l.mean.done()) l.mean.written(stream, cell);
     fresh_ = false;
@@ -213,7 +232,7 @@ void KvCache::copy(int from, int to, int64_t first, int64_t n) {
             for (int h = 0; h < shape_.n_kv_heads; h++)
                 for (int64_t c = first; c < first + n; c++) {
                     s->read_canonical(from, h, c, row);
-                    s->write_canonical(to, h, c, row);
+                    replace(*s, to, h, c, row);
                 }
         for (int64_t c = first; c < first + n && !l.mean.done(); c++) l.mean.written(to, c);
     }
@@ -236,7 +255,7 @@ void KvCache::remove(int stream, int64_t first, int64_t n) {
     for (Layer& l : layers_) {
         for (TileStore* s : {l.k.rows.get(), l.v.rows.get()})
             for (int h = 0; h < shape_.n_kv_heads; h++)
-                for (int64_t c = first; c < first + n; c++) s->write_canonical(stream, h, c, zeros.data());
+                for (int64_t c = first; c < first + n; c++) replace(*s, stream, h, c, zeros.data());
         for (int64_t c = first; c < first + n && !l.mean.done(); c++) l.mean.written(stream, c);
     }
     for (int64_t c = first; exact_ && c < first + n; c++) exact_->ledger().forget(stream, c);

@@ -30,7 +30,7 @@ public:
     const CacheShape&  shape() const { return shape_; }
     TileStore&         store(int layer, Operand op) { return *layers_[static_cast<size_t>(layer)].of(op).rows; }
     const TileStore&   store(int layer, Operand op) const { return *layers_[static_cast<size_t>(layer)].of(op).rows; }
-    size_t             bytes() const; // with the tables of exact rows
+    size_t             bytes() const; // with the tables of exact rows, without those of a batch (exact_batch.h)
     double             bits_per_value() const { return bits_per_value_; }
     int64_t            refused_rows() const { return refused_rows_.load(); }
     void               clear();
@@ -78,19 +78,20 @@ private:
     };
     struct StateParts; // of bytes that are being loaded
 
-    void                  end_batch();
-    std::vector<SavedRow> exact_cells(int stream, int64_t first, int64_t n) const; // in order of writing
-    size_t                row_group_bytes() const; // canonical bytes of one token, all layers, heads and operands
-    size_t                mean_bytes() const;
-    size_t                exact_row_bytes() const;       // of one exact row in all layers
-    int64_t               exact_places(int64_t n) const; // in a state of n cells
-    bool                  saves_mean(const Layer& l) const { return spec_.mean > 0 && l.k.rows->format().transformed(); }
-    uint8_t*              save_means(uint8_t* at) const;
-    uint8_t*              save_exact(int stream, int64_t n, uint8_t* at) const;
-    Status                find_parts(const uint8_t* bytes, size_t size, StateParts& p) const;
-    Status                check_parts(const StateParts& p) const;
-    void                  load_rows(int stream, const StateParts& p);
-    void                  load_exact(int stream, const StateParts& p);
+    void                      end_batch();
+    template <class Row> void write_rows(TileStore& s, size_t n, const Row& row);
+    std::vector<SavedRow>     exact_cells(int stream, int64_t first, int64_t n) const; // in order of writing
+    size_t                    row_group_bytes() const; // canonical bytes of one token, all layers, heads and operands
+    size_t                    mean_bytes() const;
+    size_t                    exact_row_bytes() const;       // of one exact row in all layers
+    int64_t                   exact_places(int64_t n) const; // in a state of n cells
+    bool                      saves_mean(const Layer& l) const { return spec_.mean > 0 && l.k.rows->format().transformed(); }
+    uint8_t*                  save_means(uint8_t* at) const;
+    uint8_t*                  save_exact(int stream, int64_t n, uint8_t* at) const;
+    Status                    find_parts(const uint8_t* bytes, size_t size, StateParts& p) const;
+    Status                    check_parts(const StateParts& p) const;
+    void                      load_rows(int stream, const StateParts& p);
+    void                      load_exact(int stream, const StateParts& p);
 
     CacheSpec                   spec_;
     std::string                 spec_text_;

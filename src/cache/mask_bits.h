@@ -1,4 +1,4 @@
-// Masks of 0 and -inf as bits (MaskType::kBits): a sixteenth of an f16 mask's bytes, and looked at once instead of by every KV head.
+// Masks of 0 and -inf as bits (MaskType::kBits): a sixteenth of an f16 mask's bytes, made along its rows instead of looked at across them.
 #pragma once
 #include <cstdint>
 #include <cstring>

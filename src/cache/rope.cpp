@@ -22,7 +22,8 @@ std::vector<RopePair> rope_pairs(const Rope& rope, int64_t head_dim) {
 std::complex<double> mean_turn(double f, int64_t n) {
     const double half = std::remainder(f, 2 * std::numbers::pi) / 2, count = static_cast<double>(n);
     if (std::fabs(half) < 1e-12) return 1.0; // n half is nothing, too, for any n there is
-    return std::polar(std::sin(count * half) / (count * std::sin(half)), half * (count - 1));
+    const double length = std::sin(count * half) / (count * std::sin(half)), angle = half * (count - 1);
+    return {length * std::cos(angle), length * std::sin(angle)}; // std::polar takes no negative length
 }
 
 std::vector<double> rope_frequencies(int n_dims, float base, float scale, float ext_factor, const float (&ramp)[2],

@@ -37,6 +37,7 @@ void SelfCalibration::observe(const TileStore& store, int stream, int64_t cell, 
     sum_.resize(n);
     for (size_t i = 0; i < n; i++) sum_[i] += static_cast<double>(row[i]);
     counted_++;
+    if (position >= 0) first_ = std::min<int64_t>(first_, position);
     seen_ = std::max<int64_t>(seen_, position + 1);
     if (counted_in_.size() <= static_cast<size_t>(stream)) counted_in_.resize(static_cast<size_t>(stream) + 1);
     counted_in_[static_cast<size_t>(stream)]++;
@@ -52,7 +53,7 @@ bool SelfCalibration::update(TileStore& store) {
     for (size_t at = 0; at < n; at += d) {
         std::vector<double> mean(d);
         for (size_t i = 0; i < d; i++) mean[i] = sum_[at + i] / static_cast<double>(counted_);
-        if (seen_ > 0) extend(mean, rope_, seen_, store.shape().n_cells);
+        if (first_ <= kLeftOut) extend(mean, rope_, seen_, store.shape().n_cells); // else behind restored rows, of positions not seen here
         transforms.push_back(
             std::make_shared<const Transform>(store.transform(static_cast<int>(at / d)).with_mean({mean.begin(), mean.end()})));
     }

@@ -42,9 +42,9 @@ private:
     int64_t              wanted_; // 0: done
     int64_t              next_;   // tokens of a stream at which the mean is taken next
     int64_t              counted_ = 0;
-    std::vector<int64_t> counted_in_; // [stream]
-    int64_t              seen_ = 0;   // one more than the last position
-    std::vector<double>  sum_;        // [n_kv_heads * head_dim]
+    std::vector<int64_t> counted_in_;                   // [stream]
+    int64_t              first_ = INT32_MAX, seen_ = 0; // the first position that counted, and one more than the last
+    std::vector<double>  sum_;                          // [n_kv_heads * head_dim]
     Rope                 rope_;
     KeptRows             kept_;
 };

@@ -17,12 +17,6 @@ namespace tightkv {
 
 namespace {
 
-// The host's f16 of a value: finite values that are too large stay finite, so that a saved state can always be loaded.
-uint16_t storable_half(float x) {
-    const uint16_t h = float_to_half(x);
-    return (h & 0x7fff) == 0x7c00 ? static_cast<uint16_t>((h & 0x8000) | kHalfMax) : h;
-}
-
 // Before a graph has told: the commonest head_dims first.
 int64_t likely_head_dim(int64_t n_embd) {
     int64_t d = 128;
@@ -279,7 +273,7 @@ int64_t CacheTensor::first_cell(const ggml_tensor* view) const {
 void CacheTensor::as_kept(const float* x, float* kept, int64_t n) const {
     if (!exact_) std::copy_n(x, n, kept);
     else
-        for (int64_t i = 0; i < n; i++) kept[i] = half_to_float(float_to_half(x[i]));
+        for (int64_t i = 0; i < n; i++) kept[i] = half_to_float(storable_half(x[i]));
 }
 
 bool CacheTensor::each_row(const ggml_tensor* node, const std::function<void(size_t, int, int64_t, std::span<const float>)>& f) const {

@@ -86,7 +86,8 @@ bool ExactCache::continues_batch(std::span<ggml_tensor* const> writes) {
 }
 
 void ExactCache::prepare_write(CacheTensor& c, const ggml_tensor* rows) {
-    if (rows->ne[1] == static_cast<int64_t>(tokens_.size())) batch_.prepare_write(*c.exact());
+    if (rows->ne[1] == static_cast<int64_t>(tokens_.size()) && !batch_.prepare_write(*c.exact()))
+        say_once("no memory for the exact rows of a batch: its tokens see only the newest ones");
 }
 
 void ExactCache::write_row(CacheTensor& c, size_t i, int head, const float* x) {

@@ -555,7 +555,7 @@ TEST(CApiExact, BatchesWithoutNeed) {
 
 TEST(CApiExact, LongLedgersAreRefused) {
     tkv_cache_params p = tkv_cache_params_default();
-    p.n_layers = p.n_kv_heads = 1, p.head_dim_k = p.head_dim_v = 32, p.n_cells = INT32_MAX;
+    p.n_layers = p.n_kv_heads = 1, p.head_dim_k = p.head_dim_v = 32, p.n_cells = INT32_MAX - 63;
     tkv_cache* c = nullptr;
     EXPECT_EQ(tkv_cache_create("turbo2:window=4", &p, &c), TKV_UNSUPPORTED);
     EXPECT_NE(std::string(tkv_last_error()).find("268435456"), std::string::npos) << tkv_last_error();

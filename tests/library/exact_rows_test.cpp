@@ -374,6 +374,20 @@ TEST(SelfCalibration, MeanIsThatOfLongerTexts) {
     }
 }
 
+// Behind rows that came from elsewhere nothing is known of the positions before: the mean is that of what was seen.
+TEST(SelfCalibration, MeanOfLaterPositionsStays) {
+    Random              random(67);
+    Calibrated          c(16);
+    std::vector<double> sum(kWidth, 0.0);
+    c.calibration.set_rope({{1.0, 0.1, 0.013}, true});
+    for (int i = 0; i < 16; i++) {
+        const std::vector<float> x = shifted_row(random, 2);
+        for (int k = 0; k < kWidth; k++) sum[k] += x[k];
+        EXPECT_EQ(c.batch({{0, i, 100 + i, x}}), i == 15);
+    }
+    for (int i = 0; i < kDim; i++) EXPECT_EQ(c.store->transform(0).mean()[i], static_cast<float>(sum[i] / 16));
+}
+
 TEST(SelfCalibration, UnknownPositionsCountAndNanDoesNot) {
     Random     random(63);
     Calibrated c(16);

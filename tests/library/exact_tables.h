@@ -26,7 +26,7 @@ public:
         begin(tokens);
         batch_.drop_tables();
         batch_.ledger().begin_batch(tokens);
-        batch_.prepare_write(*table_k_), batch_.prepare_write(*table_v_);
+        EXPECT_TRUE(batch_.prepare_write(*table_k_) && batch_.prepare_write(*table_v_));
         for (size_t i = 0; i < tokens.size(); i++)
             for (int h = 0; h < shape_k_.n_kv_heads; h++) {
                 batch_.write_row(*table_k_, i, h, rows(tokens[i], Operand::K, h));
