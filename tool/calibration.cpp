@@ -72,6 +72,10 @@ std::string listened_to(const std::string& text_file, uint64_t text_sum, size_t 
     return fmt::format("{} ({:016x}), {} tokens in chunks of {}", name, text_sum, tokens, chunk);
 }
 
+std::string for_positions(const std::string& heard, int64_t positions) {
+    return fmt::format("{}, for positions up to {}", heard, positions);
+}
+
 // Is the profile one of this model, made from what is said?
 bool is_of(const Model& model, const std::string& file, const std::string& made_from) {
     Profile p;
@@ -106,10 +110,9 @@ bool calibrate(const Model& model, const CalibrationPlan& plan, Progress& progre
     }
     if (const Status s = listener.statistics.solve(positions - chunk + 1, profile); !s.ok())
         throw failure(fmt::format("{} cannot be calibrated on {}: {}", plan.model_path, plan.text_file, s.message()));
-    profile.architecture = architecture_of(plan.model_path);
-    profile.made_from    = fmt::format("{}, for positions up to {}, by tightkv {}",
-                                       listened_to(plan.text_file, plan.text_sum, plan.chunks.size() * static_cast<size_t>(chunk), chunk),
-                                       positions, TIGHTKV_VERSION);
+    profile.architecture    = architecture_of(plan.model_path);
+    const std::string heard = listened_to(plan.text_file, plan.text_sum, plan.chunks.size() * static_cast<size_t>(chunk), chunk);
+    profile.made_from       = fmt::format("{}, by tightkv {}", for_positions(heard, positions), TIGHTKV_VERSION);
     set_norms(profile, plan.model_path);
     out = std::move(profile);
     return true;
@@ -122,13 +125,12 @@ std::string profile_in_cache(const Model& model, const std::string& model_path, 
     const uint64_t    sum      = text_checksum(text);
     const int         chunk    = std::min(kCalibrationChunk, model.n_ctx_train());
     const size_t      n_chunks = static_cast<size_t>(kCalibrationTokens / chunk);
-    if (fs::exists(file) && is_of(model, file.string(), listened_to(text_file, sum, n_chunks * static_cast<size_t>(chunk), chunk)))
-        return file.string();
+    const std::string origin   = for_positions(listened_to(text_file, sum, n_chunks * static_cast<size_t>(chunk), chunk), chunk);
+    if (fs::exists(file) && is_of(model, file.string(), origin)) return file.string();
     const auto chunks = cut_chunks(model.tokenize(text), chunk, static_cast<int>(n_chunks), model.bos(), text_file);
     Progress   progress(static_cast<double>(chunks.size()) * chunk);
     Profile    made;
-    if (!calibrate(model, {model_path, text_file, sum, chunks, std::min<int64_t>(2048, model.n_ctx_train()), threads}, progress, made))
-        return {};
+    if (!calibrate(model, {model_path, text_file, sum, chunks, chunk, threads}, progress, made)) return {};
     fs::create_directories(file.parent_path());
     if (const Status s = made.save(file.string()); !s.ok()) throw failure(s.message());
     return file.string();

@@ -25,7 +25,7 @@ uint64_t text_checksum(const std::string& text);
 bool calibrate(const Model& model, const CalibrationPlan& plan, Progress& progress, Profile& out);
 
 // The profile of a model in the cache folder, made there at first use (or where the file is damaged, or of another model or text) from the
-// text that comes with the project. Empty: interrupted.
+// text that comes with the project, for the positions of one chunk. Empty: interrupted.
 std::string profile_in_cache(const Model& model, const std::string& model_path, int threads);
 
 } // namespace tightkv::tool

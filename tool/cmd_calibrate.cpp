@@ -53,7 +53,9 @@ int run_calibrate(const CalibrateOptions& o) {
     const auto               spare  = budget_chunks(o, tokens, chunks.size() * static_cast<size_t>(chunk), model.bos(), text_file);
 
     const int64_t positions = std::max(o.target_ctx > 0 ? o.target_ctx : std::min(2048, trained), chunk);
-    Profile       profile;
+    if (o.target_ctx > 0 && o.target_ctx < chunk)
+        say(fmt::format("--target-ctx {}: calibrated for {} positions, the length of a chunk", o.target_ctx, chunk));
+    Profile profile;
     {
         Progress progress(static_cast<double>(chunks.size()) * chunk);
         if (!calibrate(model, {path, text_file, text_checksum(text), chunks, positions, threads}, progress, profile)) {

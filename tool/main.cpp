@@ -51,7 +51,7 @@ Perplexity, KL divergence and agreement of caches against the f16 cache of the s
 constexpr const char* kDemoHelp = R"(Example:
   tightkv demo
 
-Memory, quality and speed of six caches on a small model; takes a few minutes and needs no options.)";
+Memory, quality and speed of eight caches on a small model; takes a few minutes and needs no options.)";
 
 constexpr const char* kCalibrateHelp = R"(Example:
   tightkv calibrate -m default -o default.tkv

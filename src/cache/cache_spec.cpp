@@ -20,8 +20,10 @@ std::string quoted(std::string_view w) {
 }
 
 Status parse_format(std::string_view word, size_t pos, FormatId& id) {
-    const Format* f = find_format(word);
-    if (!f) return at(pos, (word.empty() ? "a format is missing" : "unknown format " + quoted(word)) + "; accepted: " + format_names());
+    const Format*     f     = find_format(word);
+    const std::string whole = pos == 0 ? "auto, " : ""; // in place of a specification, not in a part of one
+    if (!f)
+        return at(pos, (word.empty() ? "a format is missing" : "unknown format " + quoted(word)) + "; accepted: " + whole + format_names());
     id = f->id;
     return {};
 }
@@ -125,6 +127,7 @@ Status parse_cache_spec(std::string_view text, CacheSpec& spec) {
     size_t       pos      = 0;
     const size_t head_end = part_end(text, 0);
     if (text.substr(0, head_end).find('=') == std::string_view::npos) { // a bare format stands for both operands
+        if (text.substr(0, head_end) == "auto") return at(0, std::string("auto takes no other parts; it stands for ").append(kAutoSpec));
         if (Status s = parse_format(text.substr(0, head_end), 0, parsed.k); !s.ok()) return s;
         parsed.v = parsed.k, seen.k = seen.v = true;
         if (head_end == text.size()) return spec = parsed, Status{};

@@ -18,6 +18,15 @@ typedef int8_t   SignedBytes __attribute__((vector_size(16)));
 typedef uint16_t Words __attribute__((vector_size(16)));
 typedef int16_t  SignedWords __attribute__((vector_size(16)));
 
+// Lanes of a and b, those of b behind those of a.
+template <int... Index, class Vector> Vector shuffled(Vector a, Vector b) {
+#if defined(__clang__) || __GNUC__ >= 12
+    return __builtin_shufflevector(a, b, Index...);
+#else
+    return __builtin_shuffle(a, b, Vector{Index...});
+#endif
+}
+
 template <class Isa, int Bits> struct TrellisRow {
     static Bytes bytes(const void* p) {
         Bytes v;
@@ -37,8 +46,8 @@ template <class Isa, int Bits> struct TrellisRow {
     };
     static Pair entries(const Table& t, Bytes index) {
         const Bytes l = Isa::look(t.low, index), h = Isa::look(t.high, index);
-        return {Words(__builtin_shufflevector(l, h, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)),
-                Words(__builtin_shufflevector(l, h, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31))};
+        return {Words(shuffled<0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23>(l, h)),
+                Words(shuffled<8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31>(l, h))};
     }
 
     // Of 16 values. 4 bits: index = n. branch: which of all branches, [index] or [n + 16 before].
@@ -46,9 +55,9 @@ template <class Isa, int Bits> struct TrellisRow {
         Bytes index, before, branch;
     };
     static Branches branches(Bytes n, Bytes earlier) { // earlier: the 16 bytes before
-        const Bytes p = __builtin_shufflevector(earlier, n, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27);
+        const Bytes p = shuffled<12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27>(earlier, n);
         if constexpr (Bits == 2) {
-            const Bytes o      = __builtin_shufflevector(earlier, n, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23) & 1;
+            const Bytes o      = shuffled<8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23>(earlier, n) & 1;
             const Bytes before = p | times4(o), index = times4(n) ^ before;
             return {index, before, index};
         } else if constexpr (Bits == 3) {
@@ -108,7 +117,7 @@ template <class Isa, int Bits> struct TrellisRow {
 
     static Words smaller(Words a, Words b) { return a < b ? a : b; }
     static Words larger(Words a, Words b) { return a > b ? a : b; }
-    static Words swapped(Words v) { return __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3); }
+    static Words swapped(Words v) { return shuffled<4, 5, 6, 7, 0, 1, 2, 3>(v, v); }
     // e: distances
     static Words metric(Words e, Words cap) {
         constexpr int kDoublings = Bits == 2 ? 0 : 1;

@@ -159,6 +159,8 @@ TEST(CacheSpec, ComplaintsNamePositionAndAcceptedWords) {
              {"turbo4:mean=15", 13, "accepted: 0 (off) or 16 to 4096"},
              {"turbo4:mean=64:mean=0", 16, "'mean' is given twice"},
              {"sink=4:window=32", 17, "the format of k is missing"},
+             {"auto:sink=4", 1, "auto takes no other parts; it stands for turbo3t"},
+             {"turbo5", 1, "accepted: auto, turbo2"},
              {"turbo4:profile=auto:profile=a", 21, "twice"},
              {"turbo4:profile=a:profile=auto", 18, "twice"},
              {"turbo4:profile=a:profile=a", 18, "twice"},

@@ -37,6 +37,13 @@ protected:
 
 } // namespace
 
+TEST_F(CliCalibrate, AChunkIsTheLeastThatIsCalibratedFor) {
+    const Outcome made = calibrate("--target-ctx 100");
+    ASSERT_EQ(made.exit_code, 0) << made.err;
+    EXPECT_TRUE(has(made.err, "--target-ctx 100: calibrated for 512 positions")) << made.err;
+    EXPECT_TRUE(has(loaded().made_from, "for positions up to 512")) << loaded().made_from;
+}
+
 TEST_F(CliCalibrate, ProfileIsMadeShownAndUsed) {
     const Outcome made = calibrate("");
     ASSERT_EQ(made.exit_code, 0) << made.err;
