@@ -1,6 +1,7 @@
 // IEEE binary16 <-> binary32 in integer arithmetic, round to nearest even: the same bits as F16C gives, on any machine.
 #pragma once
 #include <bit>
+#include <cstddef>
 #include <cstdint>
 
 namespace tightkv {
@@ -41,6 +42,11 @@ constexpr uint16_t storable_half(float f) {
     return (h & 0x7fff) == 0x7c00 && (std::bit_cast<uint32_t>(f) & 0x7f800000u) != 0x7f800000u
                ? static_cast<uint16_t>((h & 0x8000) | kHalfMax)
                : h;
+}
+
+// Rows beside exact ones: their codes are those of the f16 row, and the same again when it comes back as a row.
+inline void round_to_halves(const float* x, float* kept, std::size_t n) {
+    for (std::size_t i = 0; i < n; i++) kept[i] = half_to_float(storable_half(x[i]));
 }
 
 } // namespace tightkv

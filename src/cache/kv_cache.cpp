@@ -37,12 +37,6 @@ constexpr int64_t kMaxCells = INT32_MAX - (kTileTokens - 1);
 // The ledger of exact rows has 4 bytes for every cell, and touches them.
 constexpr int64_t kMaxLedgerCells = int64_t{1} << 28;
 
-// Beside exact rows the codes are those of the f16 row: they are the same again when it comes back as a row. [n] values; those that are
-// not finite stay, for the encoder to refuse.
-void round_to_halves(const float* x, float* kept, size_t n) {
-    for (size_t i = 0; i < n; i++) kept[i] = half_to_float(storable_half(x[i]));
-}
-
 // Canonical bytes of a row where they are not there already: cells that were never written take no memory.
 void replace(TileStore& s, int stream, int head, int64_t cell, const uint8_t* bytes) {
     uint8_t      there[kMaxHeadDim * 2];

@@ -1,7 +1,7 @@
 // Levels of trellis codes, and trellis_confirm(), over vectors of 16 bytes. An ISA gives
 //   look(table, index)   entries of a table of 16 bytes, index < 16
 //   square(e)            (e² + 2^14) >> 15 of eight 16-bit lanes below 2^15
-//   Isa::add(a, b)            of such lanes, at most 2^15 - 1
+//   add(a, b)            of such lanes, at most 2^15 - 1
 //   sub(a, b)            of unsigned 16-bit lanes, at least 0
 // 16 bytes of codes (from a multiple of 16 coordinates) are four successive values of the four segments; in order of the values these
 // pieces come as 0, 2, 4, ... and then 1, 3, 5, ..., so the predecessors are the same bytes four lanes earlier (trellis.h).

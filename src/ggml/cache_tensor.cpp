@@ -271,9 +271,8 @@ int64_t CacheTensor::first_cell(const ggml_tensor* view) const {
 }
 
 void CacheTensor::as_kept(const float* x, float* kept, int64_t n) const {
-    if (!exact_) std::copy_n(x, n, kept);
-    else
-        for (int64_t i = 0; i < n; i++) kept[i] = half_to_float(storable_half(x[i]));
+    if (exact_) round_to_halves(x, kept, static_cast<size_t>(n));
+    else std::copy_n(x, n, kept);
 }
 
 bool CacheTensor::each_row(const ggml_tensor* node, const std::function<void(size_t, int, int64_t, std::span<const float>)>& f) const {
