@@ -8,6 +8,10 @@ if(PROJECT_NAME STREQUAL "llama.cpp")
   return()
 endif()
 
+if(TIGHTKV_HOST_WITHOUT_AMX)
+  include(${CMAKE_CURRENT_LIST_DIR}/host_without_amx.cmake)
+endif()
+
 # Without the following two a test takes hours.
 # The products of quantised rows are nine tenths of the work. They read weights and a work buffer of the host's, write one number to the
 # caller's stack, and synchronise nothing, so they need no instrumentation: every access to memory that is shared with us is still seen.
