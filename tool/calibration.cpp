@@ -3,9 +3,11 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <numeric>
 
 #include <fmt/format.h>
 
+#include "attention_weights.h"
 #include "base/checksum.h"
 #include "cache/calibrate.h"
 #include "cache/self_calibration.h"
@@ -23,22 +25,58 @@ namespace {
 
 constexpr int kSkip = SelfCalibration::kLeftOut; // the first tokens of a text: everything attends to them
 
+// [head][token], the first kSkip tokens of each taken out. Every row counts a thousandth of the average at least: a head that reads nothing
+// of this text has statistics, too.
+std::vector<float> usable(std::span<const float> weights, size_t heads) {
+    const size_t       n = weights.size() / heads;
+    std::vector<float> out;
+    for (size_t h = 0; h < heads; h++) {
+        const auto   of_head = weights.subspan(h * n + kSkip, n - kSkip);
+        const double least   = 1e-3 * std::accumulate(of_head.begin(), of_head.end(), 0.0) / static_cast<double>(of_head.size()) + 1e-30;
+        for (const float w : of_head) out.push_back(w + static_cast<float>(least));
+    }
+    return out;
+}
+
 // Every decode() is one chunk from its beginning, so the first rows are those of the first positions.
 class Listener : public RowObserver {
 public:
+    explicit Listener(int threads) : weigher_(threads) {}
+
     void keys_values(const WrittenRows& w) override {
-        statistics.add_rows(w.layer, w.operand == Operand::key ? tightkv::Operand::K : tightkv::Operand::V, w.head_dim, w.n_kv_heads,
-                            w.rows.subspan(static_cast<size_t>(kSkip * w.n_kv_heads * w.head_dim)));
+        Written& to = w.operand == Operand::key ? keys_ : values_;
+        to.layer = w.layer, to.head_dim = w.head_dim;
+        to.rows.assign(w.rows.begin(), w.rows.end()), to.cells.assign(w.cells.begin(), w.cells.end());
     }
     void queries(const QueryRows& q) override {
+        if (keys_.layer != q.layer || values_.layer != q.layer || keys_.head_dim != q.head_dim)
+            throw failure(fmt::format("block {} has heads of keys, values and queries that do not match", q.layer));
+        const auto       heads = static_cast<size_t>(q.n_heads), kv_heads = static_cast<size_t>(q.n_kv_heads);
+        AttentionWeights w = weigher_.weigh(q, keys_.rows, values_.rows, keys_.cells, kSkip);
+        add(q, tightkv::Operand::K, keys_, usable(w.keys, kv_heads));
+        add(q, tightkv::Operand::V, values_, usable(w.values, kv_heads));
         statistics.add_queries(q.layer, q.head_dim, q.n_heads, q.n_kv_heads,
-                               q.rows.subspan(static_cast<size_t>(kSkip * q.n_heads * q.head_dim)));
+                               q.rows.subspan(kSkip * heads * static_cast<size_t>(q.head_dim)), usable(w.queries, heads));
         if (q.rope) statistics.set_rope(q.layer, *q.rope);
         else extensible = false;
     }
 
     Calibration statistics;
     bool        extensible = true;
+
+private:
+    struct Written {
+        int                  layer = -1, head_dim = 0;
+        std::vector<float>   rows; // [token][kv_head][head_dim]
+        std::vector<int64_t> cells;
+    };
+    void add(const QueryRows& q, tightkv::Operand op, const Written& x, std::span<const float> weights) {
+        const auto skipped = static_cast<size_t>(kSkip) * static_cast<size_t>(q.n_kv_heads) * static_cast<size_t>(x.head_dim);
+        statistics.add_rows(q.layer, op, x.head_dim, q.n_kv_heads, std::span(x.rows).subspan(skipped), weights);
+    }
+
+    AttentionWeigher weigher_;
+    Written          keys_, values_; // of the layer being computed
 };
 
 // False: interrupted.
@@ -69,7 +107,7 @@ std::string listened_to(const std::string& text_file, uint64_t text_sum, size_t 
     std::string name = std::filesystem::path(text_file).filename().string();
     std::replace_if(
         name.begin(), name.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
-    return fmt::format("{} ({:016x}), {} tokens in chunks of {}", name, text_sum, tokens, chunk);
+    return fmt::format("{} ({:016x}), {} tokens in chunks of {}, weighed by attention", name, text_sum, tokens, chunk);
 }
 
 std::string for_positions(const std::string& heard, int64_t positions) {
@@ -95,7 +133,7 @@ bool is_of(const Model& model, const std::string& file, const std::string& made_
 uint64_t text_checksum(const std::string& text) { return fnv1a(text.data(), text.size()); }
 
 bool calibrate(const Model& model, const CalibrationPlan& plan, Progress& progress, Profile& out) {
-    Listener  listener;
+    Listener  listener(plan.threads);
     Profile   profile;
     int64_t   positions = plan.positions;
     const int chunk     = static_cast<int>(plan.chunks.front().size());

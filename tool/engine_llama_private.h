@@ -20,9 +20,10 @@ struct HostLog {
     std::vector<Cache> caches; // allocated since someone cleared this
 };
 
-HostLog&    host_messages();
-std::string why_host_failed(const std::string& otherwise); // the host's last error
-ggml_type   stock_type(const std::string& name);
-void        set_cache_spec(const char* spec); // for caches allocated from now on; "off": the host's own
+HostLog&       host_messages();
+std::string    why_host_failed(const std::string& otherwise); // the host's last error
+ggml_type      stock_type(const std::string& name);
+ggml_backend_t cpu_backend(int threads);         // the host's, to compute with; the caller frees it
+void           set_cache_spec(const char* spec); // for caches allocated from now on; "off": the host's own
 
 } // namespace tightkv::tool

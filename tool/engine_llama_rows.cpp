@@ -138,6 +138,18 @@ void RowTap::asked(const ggml_tensor* node, int layer) {
     r.rope = rope_;
     if (rope_ && 2 * rope_->frequencies.size() > d) r.rope.reset(); // of something wider than these rows
     rope_ = Rope{};
+    float params[3];
+    std::memcpy(params, node->op_params, sizeof params);
+    r.scale = params[0], r.max_bias = params[1], r.softcap = params[2];
+    if (const ggml_tensor* const mask = node->src[3]; mask && streams == 1) {
+        require_type(mask, GGML_TYPE_F16);
+        r.mask_stride = mask->nb[1] / sizeof(uint16_t);
+        r.mask        = {reinterpret_cast<const uint16_t*>(memory_of(mask)), r.mask_stride * tokens};
+    }
+    if (const ggml_tensor* const sinks = node->src[4]) {
+        require_type(sinks, GGML_TYPE_F32);
+        r.sinks = {reinterpret_cast<const float*>(memory_of(sinks)), heads};
+    }
     observer_.queries(r);
 }
 

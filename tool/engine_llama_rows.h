@@ -46,6 +46,12 @@ struct QueryRows {
     std::span<const int>   positions; // [token]; empty for models without RoPE
     // How positions turn them and their keys: no frequencies in a layer without RoPE, none where it is of a kind that a Rope cannot say.
     std::optional<Rope> rope;
+
+    // What attention does with scores, in the operator's terms (src/cpu/attention.h has the formulas).
+    float                     scale = 1, max_bias = 0, softcap = 0;
+    std::span<const uint16_t> mask; // f16, [token][mask_stride], a column per cell of the cache; empty: none
+    size_t                    mask_stride = 0;
+    std::span<const float>    sinks; // [head]; empty: none
 };
 
 // Called on the thread that calls Context::decode(); what it throws comes out there.

@@ -25,7 +25,7 @@ struct Gaussian {
 };
 
 Gaussian expectations(const Moments& m) {
-    const double   n = static_cast<double>(std::max<int64_t>(m.count, 1));
+    const double   n = m.weight > 0 ? m.weight : 1;
     const Matrix   s = Eigen::Map<const Matrix>(m.products.data(), m.d, m.d).selfadjointView<Eigen::Lower>();
     const Gaussian g = {Eigen::Map<const Vector>(m.sum.data(), m.d) / n, s / n};
     return g;
@@ -101,33 +101,40 @@ bool all_finite(const HeadProfile& p) {
 Moments::Moments(int head_dim)
     : d(head_dim), sum(static_cast<size_t>(head_dim), 0.0), products(static_cast<size_t>(head_dim) * static_cast<size_t>(head_dim), 0.0) {}
 
-void Moments::add(const float* rows, size_t stride, size_t n) {
+void Moments::add(const float* rows, size_t stride, size_t n, const float* weights) {
     using Rows = Eigen::Map<const Eigen::MatrixXf, 0, Eigen::OuterStride<>>;
     Eigen::Map<Vector> s(sum.data(), d);
     Eigen::Map<Matrix> p(products.data(), d, d);
     for (size_t from = 0; from < n; from += kBlock) {
-        const auto   some = std::min<Eigen::Index>(kBlock, static_cast<Eigen::Index>(n - from));
-        const Matrix x    = Rows(rows + from * stride, d, some, Eigen::OuterStride<>(static_cast<Eigen::Index>(stride))).cast<double>();
-        s += x.rowwise().sum();
+        const auto some = std::min<Eigen::Index>(kBlock, static_cast<Eigen::Index>(n - from));
+        Matrix     x    = Rows(rows + from * stride, d, some, Eigen::OuterStride<>(static_cast<Eigen::Index>(stride))).cast<double>();
+        Vector     w    = Vector::Ones(some);
+        if (weights) w = Eigen::Map<const Eigen::VectorXf>(weights + from, some).cast<double>();
+        weight += w.sum(), squares += w.squaredNorm();
+        s += x * w;
+        if (weights) x = x * w.cwiseSqrt().asDiagonal();
         p.selfadjointView<Eigen::Lower>().rankUpdate(x);
     }
     count += static_cast<int64_t>(n);
 }
 
-void Calibration::add_rows(int block, Operand op, int head_dim, int n_kv_heads, std::span<const float> rows) {
-    Layer&       l      = layers_[block];
-    auto&        heads  = op == Operand::K ? l.k : l.v;
-    const size_t stride = static_cast<size_t>(head_dim) * static_cast<size_t>(n_kv_heads);
+void Calibration::add_rows(int block, Operand op, int head_dim, int n_kv_heads, std::span<const float> rows,
+                           std::span<const float> weights) {
+    Layer&       l     = layers_[block];
+    auto&        heads = op == Operand::K ? l.k : l.v;
+    const size_t d = static_cast<size_t>(head_dim), stride = d * static_cast<size_t>(n_kv_heads), n = rows.size() / stride;
     if (heads.empty()) heads.assign(static_cast<size_t>(n_kv_heads), Moments(head_dim));
-    for (size_t h = 0; h < heads.size(); h++) heads[h].add(rows.data() + h * static_cast<size_t>(head_dim), stride, rows.size() / stride);
+    for (size_t h = 0; h < heads.size(); h++) heads[h].add(rows.data() + h * d, stride, n, weights.empty() ? nullptr : &weights[h * n]);
 }
 
-void Calibration::add_queries(int block, int head_dim, int n_heads, int n_kv_heads, std::span<const float> rows) {
+void Calibration::add_queries(int block, int head_dim, int n_heads, int n_kv_heads, std::span<const float> rows,
+                              std::span<const float> weights) {
     auto&        heads = layers_[block].q;
-    const size_t d = static_cast<size_t>(head_dim), stride = d * static_cast<size_t>(n_heads);
+    const size_t d = static_cast<size_t>(head_dim), stride = d * static_cast<size_t>(n_heads), n = rows.size() / stride;
     const size_t group = static_cast<size_t>(n_heads / n_kv_heads);
     if (heads.empty()) heads.assign(static_cast<size_t>(n_kv_heads), Moments(head_dim));
-    for (size_t h = 0; h < group * heads.size(); h++) heads[h / group].add(rows.data() + h * d, stride, rows.size() / stride);
+    for (size_t h = 0; h < group * heads.size(); h++)
+        heads[h / group].add(rows.data() + h * d, stride, n, weights.empty() ? nullptr : &weights[h * n]);
 }
 
 void Calibration::set_rope(int block, Rope rope) { layers_[block].rope = std::move(rope); }
@@ -139,8 +146,8 @@ int64_t Calibration::tokens() const {
     return fewest;
 }
 
-double shrinkage(int64_t tokens) { // 0.02 at 4,000 tokens was measured; the best weight goes with 1 / tokens (Ledoit & Wolf 2004)
-    return std::clamp(80.0 / static_cast<double>(std::max<int64_t>(tokens, 1)), 0.01, 1.0);
+double shrinkage(double tokens) { // 0.02 at 4,000 tokens was measured; the best weight goes with 1 / tokens (Ledoit & Wolf 2004)
+    return std::clamp(80.0 / std::max(tokens, 1.0), 0.01, 1.0);
 }
 
 Status Calibration::solve(int64_t offsets, Profile& out) const {
@@ -163,12 +170,16 @@ Status Calibration::solve(int64_t offsets, Profile& out) const {
         }
         if (2 * l.rope.frequencies.size() > static_cast<size_t>(p.head_dim_k))
             return unsupported(name + " has a RoPE of more dimensions than its keys");
-        const double shrink = shrinkage(tokens());
         for (size_t h = 0; h < l.k.size(); h++) {
             Gaussian k = expectations(l.k[h]), q = expectations(l.q[h]);
             if (offsets > 1) extend(k, l.rope, offsets), extend(q, l.rope, offsets);
-            p.k.push_back(solve_head(k, shrunk(q.second, q.second.trace(), shrink), transforms[p.head_dim_k], shrink));
-            p.v.push_back(solve_head(expectations(l.v[h]), Matrix::Identity(p.head_dim_v, p.head_dim_v), transforms[p.head_dim_v], shrink));
+            // Query heads of a group ask the same tokens: they are no more of them.
+            const double tokens_asked =
+                l.q[h].equal_rows() * static_cast<double>(l.k[h].count) / static_cast<double>(std::max<int64_t>(l.q[h].count, 1));
+            const Matrix asked = shrunk(q.second, q.second.trace(), shrinkage(tokens_asked));
+            p.k.push_back(solve_head(k, asked, transforms[p.head_dim_k], shrinkage(l.k[h].equal_rows())));
+            p.v.push_back(solve_head(expectations(l.v[h]), Matrix::Identity(p.head_dim_v, p.head_dim_v), transforms[p.head_dim_v],
+                                     shrinkage(l.v[h].equal_rows())));
             if (!all_finite(p.k.back()) || !all_finite(p.v.back()))
                 return invalid_argument(name + " gave keys, values or queries that are not finite");
         }

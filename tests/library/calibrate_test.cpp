@@ -163,6 +163,9 @@ TEST(Calibrate, MeanAndSecondMomentOverOffsetsAreThoseOfRotatedRows) {
         for (int o = 0; o < offsets; o++) {
             many.add_rows(5, Operand::K, kDim, 1, rotated(keys, rope, o));
             many.add_queries(5, kDim, 1, 1, rotated(queries, rope, o));
+            if (o == 0) continue; // as many rows in both: they decide how much is believed
+            once.add_rows(5, Operand::K, kDim, 1, keys);
+            once.add_queries(5, kDim, 1, 1, queries);
         }
         many.add_rows(5, Operand::V, kDim, 1, keys);
         const HeadProfile a = solved(once, offsets).layers[0].k[0], b = solved(many).layers[0].k[0];
@@ -179,6 +182,58 @@ TEST(Calibrate, MeanAndSecondMomentOverOffsetsAreThoseOfRotatedRows) {
                     m->push_back(static_cast<float>(s));
                 }
         EXPECT_LT(difference(metric_a, metric_b), 1e-4) << (halves ? "halves" : "neighbours");
+    }
+}
+
+// A row of weight 2 says what it says twice.
+TEST(Calibrate, WeightsAreRepetitions) {
+    Random                   random(6);
+    const std::vector<float> rows = correlated(random, 1024, 1, 10, 1);
+    std::vector<float>       weights(512, 1.0f);
+    weights.resize(1024, 2.0f);
+    Moments weighed(kDim), repeated(kDim);
+    weighed.add(rows.data(), kDim, 1024, weights.data());
+    repeated.add(rows.data(), kDim, 1024), repeated.add(&rows[512 * kDim], kDim, 512);
+    EXPECT_EQ(weighed.count, 1024);
+    EXPECT_DOUBLE_EQ(weighed.weight, repeated.weight);
+    EXPECT_DOUBLE_EQ(weighed.equal_rows(), 1536.0 * 1536.0 / (512 + 512 * 4));
+    EXPECT_DOUBLE_EQ(repeated.equal_rows(), 1536);
+    for (size_t i = 0; i < kDim; i++) {
+        const double size = std::sqrt(repeated.products[i * kDim + i]);
+        EXPECT_NEAR(weighed.sum[i], repeated.sum[i], 1e-12 * size * std::sqrt(1536));
+        for (size_t j = 0; j <= i; j++)
+            EXPECT_NEAR(weighed.products[j * kDim + i], repeated.products[j * kDim + i],
+                        1e-12 * size * std::sqrt(repeated.products[j * kDim + j]));
+    }
+}
+
+// Weights of a head are those of its rows: each head has a half of the text to itself.
+TEST(Calibrate, EveryHeadHasItsWeights) {
+    Random                   random(7);
+    const std::vector<float> keys = correlated(random, 2048, 2, 10, 1), values = correlated(random, 2048, 2, 10, 1);
+    const std::vector<float> queries = correlated(random, 2048, 4, 10, 1);
+    std::vector<float>       of_queries;
+    for (const float first : {1.0f, 1.0f, 0.0f, 0.0f}) {
+        of_queries.insert(of_queries.end(), 1024, first);
+        of_queries.insert(of_queries.end(), 1024, 1 - first);
+    }
+    const auto  of_rows = std::span<const float>(of_queries).subspan(2048, 4096);
+    Calibration both;
+    both.add_rows(0, Operand::K, kDim, 2, keys, of_rows);
+    both.add_rows(0, Operand::V, kDim, 2, values, of_rows);
+    both.add_queries(0, kDim, 4, 2, queries, of_queries);
+    const LayerProfile weighed = solved(both).layers[0];
+    for (const size_t h : {0, 1}) {
+        const auto  half = [&](const std::vector<float>& x) { return std::span(x).subspan(h * x.size() / 2, x.size() / 2); };
+        Calibration alone;
+        alone.add_rows(0, Operand::K, kDim, 2, half(keys));
+        alone.add_rows(0, Operand::V, kDim, 2, half(values));
+        alone.add_queries(0, kDim, 4, 2, half(queries));
+        const LayerProfile l = solved(alone).layers[0];
+        EXPECT_LT(difference(weighed.k[h].mean, l.k[h].mean), 1e-6);
+        EXPECT_LT(difference(weighed.v[h].mean, l.v[h].mean), 1e-6);
+        EXPECT_LT(difference(weighed.v[h].matrix, l.v[h].matrix), 1e-5);
+        EXPECT_LT(difference(weighed.k[h].matrix, l.k[h].matrix), 1e-5);
     }
 }
 

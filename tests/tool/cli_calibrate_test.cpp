@@ -51,7 +51,7 @@ TEST_F(CliCalibrate, ProfileIsMadeShownAndUsed) {
     ASSERT_EQ(p.layers.size(), 1u);
     EXPECT_EQ(p.architecture, "llama");
     EXPECT_TRUE(p.made_from.starts_with("calibration.txt (")) << p.made_from;
-    EXPECT_TRUE(has(p.made_from, "), 1024 tokens in chunks of 512, for positions up to 1024")) << p.made_from;
+    EXPECT_TRUE(has(p.made_from, "), 1024 tokens in chunks of 512, weighed by attention, for positions up to 1024")) << p.made_from;
     EXPECT_NE(p.layers[0].norm, 0u);
     EXPECT_EQ(p.layers[0].k.size(), 2u);
 
