@@ -9,6 +9,7 @@
 #include "interrupt.h"
 #include "number_list.h"
 #include "output.h"
+#include "progress.h"
 
 namespace tightkv::tool {
 
@@ -27,7 +28,7 @@ const std::vector<Column> kColumns = {{"format", "format", ""},
                                       {"write_k_gb_per_s", "GB/s with packing, K", "{:.2f}"},
                                       {"write_v_gb_per_s", "V", "{:.2f}"}};
 
-Json measure(const Format& f, int head_dim, const std::string& transform, int rounds) {
+Json measure(const Format& f, int head_dim, const std::string& transform, int rounds, Progress& progress) {
     bench::EncodeSpeed speed(f, head_dim, transform == "dense");
     if (const std::string wrong = speed.complaint(); !wrong.empty()) throw failure(wrong);
     std::vector<double> encode, write_k, write_v; // seconds per row
@@ -35,6 +36,7 @@ Json measure(const Format& f, int head_dim, const std::string& transform, int ro
         encode.push_back(speed.encode(kLeastSeconds));
         write_k.push_back(speed.write(Operand::K, kLeastSeconds));
         write_v.push_back(speed.write(Operand::V, kLeastSeconds));
+        progress.advance(1);
     }
     if (encode.empty()) return {};
     const auto gb_per_s = [&](const std::vector<double>& s) { return 4e-9 * head_dim / bench::median(s); };
@@ -65,11 +67,16 @@ int run_bench_encode(const BenchEncodeOptions& o) {
     choose_isa(o.isa);
     OutputFile        out(o.output);
     std::vector<Json> rows;
-    for (const std::string& name : names)
-        for (const int d : dims)
-            for (const std::string& transform : transforms)
-                if (Json row = interrupted() ? Json() : measure(*find_format(name), d, transform, o.rounds); !row.is_null())
-                    rows.push_back(std::move(row));
+    {
+        Progress progress(static_cast<double>(names.size() * dims.size() * transforms.size()) * o.rounds);
+        for (const std::string& name : names) {
+            progress.stage(name);
+            for (const int d : dims)
+                for (const std::string& transform : transforms)
+                    if (Json row = interrupted() ? Json() : measure(*find_format(name), d, transform, o.rounds, progress); !row.is_null())
+                        rows.push_back(std::move(row));
+        }
+    }
     Json about      = bench_about();
     about["rounds"] = o.rounds;
     if (interrupted()) about["interrupted"] = true;

@@ -56,6 +56,15 @@ TEST(CliBench, UsageErrors) {
     expect_usage("model -o xml", {"xml", "md, csv, json, jsonl"});
 }
 
+TEST(CliBench, SaysHowFarItIsWithoutATerminal) {
+    // A round takes at least three times a fiftieth of a second: 50 of them are beyond ProgressLines::kQuiet.
+    const Outcome o = run_tool("bench encode --format turbo4 --head-dim 64 --rounds 50");
+    EXPECT_EQ(o.exit_code, 0) << o.err;
+    EXPECT_TRUE(has(o.err, " %] turbo4, ")) << o.err;
+    EXPECT_FALSE(has(o.err, "\x1b") || has(o.err, "\r")) << o.err;
+    EXPECT_FALSE(has(o.out, "%]")) << o.out;
+}
+
 TEST(CliBench, MoreThanMemoryIsRefused) {
     const Outcome o = run_tool("bench attention --depth 4194304 --kv-heads 1024 --q-heads 1024 --head-dim 1024 --against llama:f16");
     EXPECT_EQ(o.exit_code, 1);

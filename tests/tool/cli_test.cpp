@@ -43,7 +43,7 @@ std::string error_line(const Outcome& o) {
     int                count = 0;
     while (std::getline(in, line))
         if (line.starts_with("tightkv: ") && !line.starts_with("tightkv: active,") && !line.starts_with("tightkv: inactive,") &&
-            !line.starts_with("tightkv: KV cache"))
+            !line.starts_with("tightkv: KV cache") && !line.starts_with("tightkv: ["))
             found = line, count++;
     EXPECT_EQ(count, 1) << o.err;
     return found;

@@ -16,7 +16,7 @@ struct Outcome {
 Outcome run_tool(const std::string& arguments, const std::string& before = "");
 Outcome run_program(const std::string& program, const std::string& arguments, const std::string& before = "");
 
-// The part of `err` that is one line of ours about the failure: "tightkv: …". Lines of the adapter's start-up are left out.
+// The part of `err` that is one line of ours about the failure: "tightkv: …". Lines of the adapter's start-up and of progress are left out.
 std::string error_line(const Outcome& o);
 
 // Runs it: this exit code, nothing on stdout, and one line of ours that has all the parts.

@@ -85,3 +85,23 @@ TEST(Progress, Minutes) {
     EXPECT_EQ(minutes(59.6), "1:00");
     EXPECT_EQ(minutes(-3), "0:00");
 }
+
+TEST(Progress, LinesWhereThereIsNoTerminal) {
+    ProgressLines p;
+    EXPECT_EQ(p.due(0, 0, "one"), "");
+    EXPECT_EQ(p.due(1.9, 0.5, "one"), "") << "what is done at once says nothing";
+    EXPECT_EQ(p.due(2, 0.005, "one"), "tightkv: [  0 %] one");
+    EXPECT_EQ(p.due(3, 0.02, "two"), "") << "stages of a second each would fill the screen";
+    EXPECT_EQ(p.due(11.9, 0.02, "three"), "");
+    EXPECT_EQ(p.due(12, 0.02, "three"), "tightkv: [  2 %] three, 9:48 left");
+    EXPECT_EQ(p.due(41.9, 0.4, "three"), "");
+    EXPECT_EQ(p.due(42, 0.4, "three"), "tightkv: [ 40 %] three, 1:03 left");
+    EXPECT_EQ(p.due(100, 1, "four"), "tightkv: [100 %] four, 0:00 left");
+}
+
+TEST(Progress, LinesOfWorkWithoutStages) {
+    ProgressLines p;
+    EXPECT_EQ(p.due(2, 0.5, ""), "tightkv: [ 50 %] 0:02 left");
+    EXPECT_EQ(p.due(31.9, 0.75, ""), "");
+    EXPECT_EQ(p.due(32, 0.75, ""), "tightkv: [ 75 %] 0:11 left");
+}
