@@ -4,6 +4,8 @@
 #include <filesystem>
 #include <system_error>
 
+#include "cache/profile.h"
+
 namespace tightkv::tool {
 
 namespace fs = std::filesystem;
@@ -25,10 +27,21 @@ uint64_t bytes_of(const fs::path& path) {
     return sum;
 }
 
-std::string meaning(const fs::path& name) {
+std::string about_profile(const fs::path& path) {
+    Profile p;
+    if (const Status s = Profile::load(path.string(), p); !s.ok()) return "no profile that can be used: " + s.message();
+    return "a profile (demo makes its own again) of architecture " + p.architecture + ", fingerprint " + p.fingerprint() + ", made from " +
+           p.made_from;
+}
+
+std::string meaning(const fs::path& cache, const fs::path& name) {
     const std::string folder = name.begin()->string(), file = name.filename().string();
     if (folder == "models" && file.ends_with(".F32.gguf")) return "a model expanded to F32 (eval and demo make it again)";
+    if (folder == "models" && file.ends_with(".F32.gguf.from"))
+        return "what that expansion was made of; without this note it is made again";
+    if (folder == "models" && file.ends_with(".F32.gguf.part")) return "an expansion that is being made, or was interrupted";
     if (folder == "models" && file.ends_with(".gguf")) return "a model";
+    if (folder == "models" && file.ends_with(".tkv")) return about_profile(cache / name);
     if (folder == "hosts") return "llama.cpp, sources and build; an installed tightkv may use its libraries";
     if (folder == "dl") return "downloaded archives";
     if (folder == "ccache") return "compiled objects, to build again in seconds";
@@ -44,7 +57,7 @@ std::vector<CacheEntry> list_cache(const std::string& folder) {
     std::vector<CacheEntry> entries;
     const auto              add = [&](const fs::path& name) {
         const uint64_t bytes = bytes_of(fs::path(folder) / name);
-        if (bytes > 0) entries.push_back({name.string(), bytes, meaning(name)}); // no locks
+        if (bytes > 0) entries.push_back({name.string(), bytes, meaning(folder, name)}); // no locks
     };
     const auto names_in = [&](const fs::path& inner) {
         std::vector<fs::path> names;

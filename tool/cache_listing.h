@@ -1,4 +1,4 @@
-// What is kept in the cache folder (downloads, hosts, models, expansions of models), and how much room it takes.
+// What is kept in the cache folder (downloads, hosts, models, expansions and profiles of models), and how much room it takes.
 #pragma once
 #include <cstdint>
 #include <string>

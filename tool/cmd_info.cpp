@@ -73,19 +73,23 @@ Json cache_report() {
     return {{"folder", folder}, {"entries", entries}};
 }
 
+std::string size_text(uint64_t bytes) {
+    return bytes < 1 << 16 ? fmt::format("{} bytes", bytes) : fmt::format("{:.1f} MiB", static_cast<double>(bytes) / (1 << 20));
+}
+
 std::string cache_text(const Json& cache) {
     if (cache.is_null()) return "cache folder: none (neither HOME nor TIGHTKV_CACHE is set)\n";
     const std::string folder = cache["folder"];
     if (cache["entries"].empty()) return fmt::format("cache folder: {} (nothing in it)\n", folder);
-    double            mib = 0;
+    uint64_t          all = 0;
     std::vector<Json> rows;
     for (const Json& e : cache["entries"]) {
-        const double m = e["bytes"].get<double>() / (1 << 20);
-        mib += m;
-        rows.push_back({{"name", e["name"]}, {"mib", m}, {"what", e["what"]}});
+        const uint64_t bytes = e["bytes"];
+        all += bytes;
+        rows.push_back({{"name", e["name"]}, {"size", size_text(bytes)}, {"what", e["what"]}});
     }
-    return fmt::format("cache folder: {} ({:.1f} MiB; all of it may be deleted and is made again when needed)\n\n", folder, mib) +
-           to_markdown({{"name", "in it", ""}, {"mib", "MiB", "{:.1f}"}, {"what", "what it is", ""}}, rows);
+    return fmt::format("cache folder: {} ({}; all of it may be deleted and is made again when needed)\n\n", folder, size_text(all)) +
+           to_markdown({{"name", "in it", ""}, {"size", "size", ""}, {"what", "what it is", ""}}, rows);
 }
 
 } // namespace

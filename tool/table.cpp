@@ -119,7 +119,8 @@ std::string to_jsonl(const std::vector<Json>& rows) {
     return s;
 }
 
-std::string to_json(const Json& document) { return document.dump(2) + "\n"; }
+// Names of files may be no UTF-8: what is none becomes U+FFFD.
+std::string to_json(const Json& document) { return document.dump(2, ' ', false, Json::error_handler_t::replace) + "\n"; }
 
 TableFormat parse_table_format(std::string_view name) {
     if (name == "md") return TableFormat::md;

@@ -12,6 +12,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "cache/profile.h"
 #include "run_tool.h"
 #include "text.h"
 
@@ -143,17 +144,26 @@ TEST(Cli, InfoListsTheCacheFolder) {
     for (const char* d : {"models", "hosts/api2/src", "ccache/0"}) std::filesystem::create_directories(folder.path(d));
     const auto write = [&](const char* name, size_t n) { std::ofstream(folder.path(name)) << std::string(n, 'x'); };
     write("models/a.gguf", 1000), write("models/a.F32.gguf", 8000), write("models/a.F32.gguf.lock", 0);
+    write("models/a.F32.gguf.from", 60), write("models/b.F32.gguf.part", 50), write("models/b.tkv", 40);
     write("hosts/api2/src/a.c", 300), write("hosts/api2/b", 30), write("ccache/0/x", 5);
+    Profile profile{.architecture = "llama", .made_from = "book.txt, 99 tokens", .layers = {}};
+    profile.layers.push_back(
+        {.head_dim_k = 64, .head_dim_v = 64, .k_format = {}, .v_format = {}, .k = {HeadProfile{}}, .v = {HeadProfile{}}});
+    ASSERT_TRUE(profile.save(folder.path("models/a.tkv")).ok());
+    const std::string profile_bytes = std::to_string(std::filesystem::file_size(folder.path("models/a.tkv")));
     std::filesystem::create_symlink(folder.path("models/a.gguf"), folder.path("hosts/api2/link")); // counts once, as the file
 
     const auto  in      = [](const std::string& cache) { return "env TIGHTKV_CACHE='" + cache + "'"; };
     const auto  entries = nlohmann::json::parse(run_tool("info -o json", in(folder.path())).out)["cache"]["entries"];
     std::string found;
     for (const auto& e : entries) found += e["name"].get<std::string>() + " " + std::to_string(e["bytes"].get<int>()) + "\n";
-    EXPECT_EQ(found, "models/a.F32.gguf 8000\nmodels/a.gguf 1000\nhosts/api2 330\nccache 5\n");
+    EXPECT_EQ(found, "models/a.F32.gguf 8000\nmodels/a.gguf 1000\nhosts/api2 330\nmodels/a.tkv " + profile_bytes +
+                         "\nmodels/a.F32.gguf.from 60\nmodels/b.F32.gguf.part 50\nmodels/b.tkv 40\nccache 5\n");
+    for (const auto& e : entries) EXPECT_NE(e["what"], "") << e;
     const Outcome text = run_tool("info", in(folder.path()));
-    EXPECT_TRUE(has(text.out, "models/a.F32.gguf")) << text.out;
-    EXPECT_TRUE(has(text.out, "may be deleted")) << text.out;
+    for (const std::string& part : {std::string("models/a.F32.gguf"), std::string("may be deleted"), std::string("8000 bytes"),
+                                    profile.fingerprint(), profile.made_from, std::string("models/b.tkv: this is no tightkv profile")})
+        EXPECT_TRUE(has(text.out, part)) << text.out;
 
     EXPECT_TRUE(has(run_tool("info", in("/nonexistent")).out, "cache folder: /nonexistent (nothing in it)"));
     const Outcome homeless = run_tool("info", "env -u HOME -u TIGHTKV_CACHE");

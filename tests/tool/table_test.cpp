@@ -50,6 +50,13 @@ TEST(Table, JsonHasResultsBesideTheRest) {
     EXPECT_EQ(j["results"][0]["cache"], "a|b");
 }
 
+TEST(Table, JsonOfWhatIsNoUtf8) { // names of files
+    EXPECT_EQ(to_json({{"name", "a\xff"
+                                "b"}}),
+              "{\n  \"name\": \"a\xef\xbf\xbd"
+              "b\"\n}\n");
+}
+
 TEST(Table, FormatNames) {
     EXPECT_EQ(parse_table_format("jsonl"), TableFormat::jsonl);
     try {
