@@ -1,5 +1,7 @@
 // Backend API 2: a buffer is asked for by size alone, so the cache is recognised by the size queries that precede it. The host asks for
-// every tensor of the cache in turn (get_alloc_size), then allocates the sum.
+// every tensor of the cache in turn (get_alloc_size), then allocates the sum. Where it gets a buffer of its own, it asks about every tensor
+// again while it places it there.
+#include <utility>
 #include <vector>
 
 #include "ggml/guard.h"
@@ -27,32 +29,48 @@ ggml_backend_buffer_t kv_alloc(ggml_backend_buffer_type_t, size_t size) {
 
 // The run of cache tensors asked about on this thread since the last other question.
 struct Query {
-    std::vector<const ggml_tensor*> caches;                 // those we would compress
-    OtherTypes                      others;                 // those we would not
-    size_t                          n_tensors = 0, sum = 0; // count and padded sizes of all cache_* tensors, ours or not
+    std::vector<const ggml_tensor*> caches;  // those we would compress
+    OtherTypes                      others;  // those we would not
+    std::vector<const ggml_tensor*> tensors; // all cache_* tensors, ours or not
+    size_t                          sum = 0; // of their padded sizes
 };
 thread_local Query query;
 
+// What was left to the host, which now places it: tensor after tensor, each asked about once or twice. Not a new cache. Addresses only, the
+// tensors may be gone.
+struct Placing {
+    std::vector<const ggml_tensor*> tensors;
+    size_t                          next = 0;
+
+    bool is(const ggml_tensor* t) {
+        if (tensors.empty()) return false;
+        if (next < tensors.size() && t == tensors[next]) return next++, true;
+        if (next > 0 && t == tensors[next - 1]) return true;
+        *this = {};
+        return false;
+    }
+};
+thread_local Placing placing;
+
 size_t get_alloc_size(ggml_backend_buffer_type_t buft, const ggml_tensor* t) {
     const size_t n = host_type.get_alloc_size ? host_type.get_alloc_size(buft, t) : ggml_nbytes(t);
+    if (placing.is(t)) return n;
     if (t->view_src || t->buffer || !has_cache_name(t)) {
         query = {};
         return n;
     }
-    query.n_tensors++;
-    query.sum += GGML_PAD(n, host_type.get_alignment(buft));
     guarded([&] {
+        query.tensors.push_back(t);
         if (is_cache_tensor(t)) query.caches.push_back(t);
         else query.others.look_at(t);
+        query.sum += GGML_PAD(n, host_type.get_alignment(buft)); // last: without memory for the rest the sum is not that of the host
     });
     return n;
 }
 
 // Null: not a cache to compress.
-ggml_backend_buffer_t alloc_compressed(size_t size) {
-    const Query seen = std::move(query);
-    query            = {};
-    const auto spec  = active_spec();
+ggml_backend_buffer_t alloc_compressed(const Query& seen, size_t size) {
+    const auto spec = active_spec();
     if (!spec || size == 0) return nullptr;
     if (size == seen.sum) seen.others.tell();
     if (seen.caches.empty()) return nullptr;
@@ -61,14 +79,17 @@ ggml_backend_buffer_t alloc_compressed(size_t size) {
         return nullptr;
     }
     if (!profile_fits(seen.caches, *spec)) return nullptr;
-    if (ggml_backend_buffer_t b = allocate_kv_buffer(size, seen.n_tensors, seen.caches, *spec)) return b;
+    if (ggml_backend_buffer_t b = allocate_kv_buffer(size, seen.tensors.size(), seen.caches, *spec)) return b;
     say("no address space for the compressed cache: left to the host as f16");
     return nullptr;
 }
 
 ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t buft, size_t size) {
-    ggml_backend_buffer_t b = guarded<ggml_backend_buffer_t>(nullptr, [&] { return alloc_compressed(size); });
-    return b ? b : host_type.alloc_buffer(buft, size);
+    Query seen = std::exchange(query, {});
+    placing    = {};
+    if (ggml_backend_buffer_t b = guarded<ggml_backend_buffer_t>(nullptr, [&] { return alloc_compressed(seen, size); })) return b;
+    if (size == seen.sum) placing.tensors = std::move(seen.tensors);
+    return host_type.alloc_buffer(buft, size);
 }
 
 } // namespace

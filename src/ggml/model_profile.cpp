@@ -47,7 +47,8 @@ bool profile_fits(const std::vector<const ggml_tensor*>& caches, const CacheSpec
         const Status        s =
             l ? Profile::fits(*l, op, 0, t->ne[0]) : invalid_argument("the profile has no block " + std::to_string(block_of(t)));
         if (s.ok()) continue;
-        say_once("the host runs stock: profile " + spec.profile + " does not fit this model: " + s.message());
+        // A model may have several caches, and each of them another block that is wrong.
+        say_once("the host runs stock: profile " + spec.profile + " does not fit this model: " + s.message(), "fit " + spec.profile);
         return false;
     }
     return true;

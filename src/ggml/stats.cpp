@@ -50,11 +50,11 @@ void inform(const std::string& line) {
     if (!quiet) say(line);
 }
 
-void say_once(const std::string& line) {
+void say_once(const std::string& line, const std::string& about) {
     static std::mutex            lock;
     static std::set<std::string> said;
     const std::lock_guard        guard(lock);
-    if (said.insert(line).second) say(line);
+    if (said.insert(about.empty() ? line : about).second) say(line);
 }
 
 } // namespace tightkv

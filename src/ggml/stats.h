@@ -31,8 +31,9 @@ struct AdapterStats {
 
 AdapterStats& stats();
 std::string   stats_json();
-void          say(const std::string& line);      // one line on stderr
-void          inform(const std::string& line);   // the same for what works as it should: silent with TIGHTKV_QUIET=1
-void          say_once(const std::string& line); // the same line only the first time
+void          say(const std::string& line);    // one line on stderr
+void          inform(const std::string& line); // the same for what works as it should: silent with TIGHTKV_QUIET=1
+// Only the first time: the same line, or any line about the same thing where that is named.
+void say_once(const std::string& line, const std::string& about = {});
 
 } // namespace tightkv

@@ -1,10 +1,25 @@
 """Whatever is wrong with what we are told or where we are loaded: one line, and the host runs stock."""
 import os
+import struct
 import subprocess
 
-from harness import ADAPTER, HostTest, Output, complete, environment, main
+from harness import ADAPTER, MODEL, HostTest, Output, complete, environment, main
 
 FAKE_HOST = os.environ.get("TIGHTKV_TEST_FAKE_HOST")
+
+
+def profile(layers, n_kv_heads, head_dim):
+    """A profile (src/cache/profile.h) without means and matrices, of a model that nobody has."""
+    def string(s):
+        return struct.pack("<I", len(s)) + s.encode()
+
+    data = b"tkvcalib" + struct.pack("<II", 1, layers) + string("llama") + string("nothing")
+    for block in range(layers):
+        data += struct.pack("<IIIIQ", block, head_dim, head_dim, n_kv_heads, 1) + string("") + string("") + bytes(2 * n_kv_heads)
+    checksum = 0xcbf29ce484222325  # FNV-1a
+    for byte in data:
+        checksum = (checksum ^ byte) * 0x100000001b3 % 2**64
+    return data + struct.pack("<Q", checksum)
 
 
 class Refusals(HostTest):
@@ -29,6 +44,33 @@ class Refusals(HostTest):
                 for word in words:
                     self.assertIn(word, line)
                 self.assertEqual(output.out, self.stock())
+
+    def profiled(self, *shape):
+        """A run with a profile of this shape, and what the adapter said in it beside its start and its counts."""
+        file = self.folder / "other.tkv"
+        file.write_bytes(profile(*shape))
+        output = self.assertRan(complete("The capital of France is", 8, cache=f"turbo4:profile={file}"))
+        return output, file, [line for line in output.ours() if not line.startswith(("tightkv: active, ", "tightkv: stats "))]
+
+    def test_profile_of_another_shape(self):
+        output, file, lines = self.profiled(1, 1, 1024)
+        self.assertEqual(len(lines), 1, output)
+        self.assertTrue(lines[0].startswith(f"tightkv: the host runs stock: profile {file} does not fit this model: "), output)
+        self.assertEqual(output.stats()["native_writes"], 0, output)
+        self.assertEqual(output.out, self.stock())
+
+    def test_profile_of_another_model(self):
+        if not MODEL.name.startswith("SmolLM2-135M"):
+            self.skipTest(f"the shape of {MODEL} is not known here")
+        output, file, lines = self.profiled(30, 3, 64)
+        self.assertEqual(len(lines), 2, output)
+        belongs = [line for line in lines if line.startswith(f"tightkv: profile {file} belongs to another model: ")]
+        self.assertEqual(len(belongs), 1, output)
+        self.assertTrue(belongs[0].endswith("; the cache goes on without it"), output)
+        self.assertEqual([line for line in lines if line.startswith("tightkv: KV cache turbo4: 60 of 60 tensors compressed, ")],
+                         [line for line in lines if line not in belongs], output)
+        self.assertNative(output)
+        self.assertEqual(output.out, complete("The capital of France is", 8).out)
 
     def test_quiet_hides_only_good_news(self):
         output = self.assertRan(complete("One", 1, env={"TIGHTKV_QUIET": "1", "TIGHTKV_STATS": ""}))
