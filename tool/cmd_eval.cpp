@@ -45,6 +45,7 @@ int run_eval(const EvalOptions& o) {
                   {"weights", model.path()},
                   {"text", text_file},
                   {"ctx", o.ctx},
+                  {"cells", result.cells},
                   {"chunks", o.chunks},
                   {"threads", plan.threads},
                   {"host_version", host_version()},
@@ -54,6 +55,8 @@ int run_eval(const EvalOptions& o) {
     std::vector<Json> rows;
     for (const QualityRow& r : result.rows) rows.push_back(to_row(r));
     out.write(write_table(format, quality_columns(), rows, about));
+    if ((format == TableFormat::md || format == TableFormat::csv) && result.cells > o.ctx)
+        say(fmt::format("bits/value and bytes are of {} cells: llama.cpp rounds --ctx {} up to a multiple of 256", result.cells, o.ctx));
     if (result.interrupted) say("interrupted; the figures are of what was measured so far");
     return result.interrupted ? kExitInterrupted : 0;
 }

@@ -120,8 +120,10 @@ public:
     // Ops the adapter did natively in decode() of this context; stays 0 for a cache it left to the host.
     int64_t native_attention() const { return native_attention_; }
     int64_t cache_bytes() const { return cache_bytes_; } // of all sequences, packed
+    // Of one sequence (unified: of all): the tokens that were asked for, rounded up by llama.cpp to a multiple of 256.
+    int64_t cells() const { return cells_per_stream_; }
 
-    double bits_per_value() const;
+    double bits_per_value() const; // exact rows are shared out over the cells
     void   set_threads(int threads);
 
     void                 clear();

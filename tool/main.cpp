@@ -137,7 +137,9 @@ CLI::App* add_eval(CLI::App& app, EvalOptions& o) {
                   "(docs/lab.md)")
         ->type_name("LIST")
         ->required();
-    c->add_option("--ctx", o.ctx, "tokens per chunk (default: 512)")->check(CLI::Range(8, 1 << 20))->type_name("N");
+    c->add_option("--ctx", o.ctx, "tokens per chunk (default: 512); the cache, and so bits/value, has the next multiple of 256 cells")
+        ->check(CLI::Range(8, 1 << 20))
+        ->type_name("N");
     c->add_option("--chunks", o.chunks, "chunks of the text (default: 4)")->check(CLI::Range(1, 1 << 20))->type_name("K");
     c->add_option("--path", o.paths, "batched, decode or both (default: batched,decode)")->type_name("LIST");
     add_threads(c, o.threads);

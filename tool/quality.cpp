@@ -189,6 +189,7 @@ QualityResult measure_quality(const Model& model, const QualityPlan& plan, Progr
             r.path           = plan.paths[i];
             r.bits_per_value = c.bits_per_value();
             r.cache_bytes    = c.cache_bytes() / path.options.sequences;
+            result.cells     = c.cells();
             if (!caches[k].lab.empty()) { // the f16 cache that it lives in says nothing of it
                 const double f16 = r.bits_per_value;
                 r.bits_per_value = plan.lab->bits_per_value(caches[k]);

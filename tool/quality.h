@@ -35,7 +35,7 @@ struct QualityPlan {
 struct QualityRow {
     std::string cache, path;
     double      bits_per_value = 0;
-    int64_t     cache_bytes    = 0; // of one sequence of ctx tokens
+    int64_t     cache_bytes    = 0; // of the cells of one sequence
     Summary     summary;
     double      dppl    = 0; // ppl - ppl of the reference
     double      seconds = 0; // in llama_decode
@@ -45,6 +45,7 @@ struct QualityRow {
 
 struct QualityResult {
     std::vector<QualityRow> rows;                   // by path; the reference first
+    int64_t                 cells          = 0;     // of one sequence: what bits and bytes are of
     bool                    adapter_active = false; // every candidate of ours was computed by the adapter, and there was one
     bool                    interrupted    = false; // rows hold what was measured so far
 };

@@ -36,7 +36,7 @@ TEST_F(CliModel, EvalReportsEveryFieldOnBothPaths) {
     const Outcome o = eval("--cache q8_0,turbo4,k=turbo4:v=turbo2 --ctx 32 --chunks 2 -o json");
     ASSERT_EQ(o.exit_code, 0) << o.err;
     const auto j = nlohmann::json::parse(o.out);
-    for (const char* key : {"model", "text", "ctx", "chunks", "host_version", "adapter_active", "results"})
+    for (const char* key : {"model", "text", "ctx", "cells", "chunks", "host_version", "adapter_active", "results"})
         EXPECT_TRUE(j.contains(key)) << key;
     EXPECT_EQ(j["adapter_active"], true);
     ASSERT_EQ(j["results"].size(), 8u);

@@ -112,6 +112,26 @@ TEST_F(CliSynth, EveryKindOfModelRunsOnACompressedCache) {
     }
 }
 
+// llama.cpp has caches of multiples of 256 cells: what bits and bytes are of is said where that is more than --ctx.
+TEST_F(CliSynth, BitsAndBytesAreOfTheCellsThatThereAre) {
+    const std::string model = synth("--layers 2 --embd 64 --heads 2 --kv-heads 1 --head-dim 96 --ff 128 --vocab 300 --ctx 256");
+    const std::string eval  = "eval --no-expand -m '" + model + "' --cache turbo3:window=32 --chunks 2 --threads 1 --ctx ";
+    const double      bits  = 8 * 38 / 96.0 + 16 * 35 / 256.0; // codes; window rows and three more, f16, shared out
+    for (const int ctx : {64, 256}) {
+        const Outcome o = run_tool(eval + std::to_string(ctx) + " -o json");
+        ASSERT_EQ(o.exit_code, 0) << o.err;
+        const auto j = nlohmann::json::parse(o.out);
+        EXPECT_EQ(j["cells"], 256);
+        ASSERT_EQ(j["results"].size(), 4u);
+        for (const size_t i : {1u, 3u}) { // one sequence at a time, and two
+            EXPECT_DOUBLE_EQ(j["results"][i]["bits_per_value"].get<double>(), bits);
+            EXPECT_EQ(j["results"][i]["cache_bytes"], 2 * 2 * 256 * 96 * bits / 8);
+        }
+        const Outcome table = run_tool(eval + std::to_string(ctx));
+        EXPECT_EQ(has(table.err, "tightkv: bits/value and bytes are of 256 cells: llama.cpp rounds --ctx 64 up"), ctx == 64) << table.err;
+    }
+}
+
 TEST_F(CliSynth, AnyTextIsTokens) { // bytes that are no UTF-8, and all blanks
     const std::string model = synth(kSmall);
     std::string       text(200, ' ');
