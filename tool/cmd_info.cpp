@@ -57,6 +57,7 @@ Json host_report(const std::string& adapter) {
             {"adapter", file},
             {"adapter_found", ::access(file.c_str(), R_OK) == 0},
             {"adapter_active", adapter_loaded()},
+            {"adapter_version", adapter_loaded() ? Json(adapter_version()) : Json()},
             {"handshake", adapter_handshake()}};
 }
 
@@ -136,8 +137,9 @@ int run_info(const InfoOptions& o) {
                          {"of_f16", "of f16", "{:.3f}"},
                          {"work_bytes_per_thread", "work space per thread, bytes", ""}},
                         formats);
-    text += fmt::format("\nkernels: {} (chosen of: {})\nllama.cpp: ggml {}\nadapter: {}\nhandshake: {}\n", chosen, names,
-                        host["host_version"].get<std::string>(), host["adapter"].get<std::string>(), host["handshake"].get<std::string>());
+    text += fmt::format("\nkernels: {} (chosen of: {})\nllama.cpp: ggml {}\nadapter: {}{}\nhandshake: {}\n", chosen, names,
+                        host["host_version"].get<std::string>(), host["adapter"].get<std::string>(),
+                        adapter_loaded() ? ", version " + adapter_version() : std::string(), host["handshake"].get<std::string>());
     if (const std::string complaint = isa_complaint(); !complaint.empty()) text += complaint + "\n";
     text += "\n" + cache_text(cache);
     if (o.selftest)

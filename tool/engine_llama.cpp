@@ -24,6 +24,7 @@ struct Adapter {
     const char* (*set_cache_spec)(const char*) = nullptr;
     const char* (*stats_json)()                = nullptr;
     const char* (*handshake)()                 = nullptr;
+    const char* (*version)()                   = nullptr; // adapters before it had one lack it
 };
 
 Adapter     adapter;
@@ -71,6 +72,7 @@ std::string load_adapter(const std::string& file) {
     find(reg, "tightkv_set_cache_spec", found.set_cache_spec);
     find(reg, "tightkv_stats_json", found.stats_json);
     find(reg, "tightkv_handshake", found.handshake);
+    find(reg, "tightkv_version", found.version);
     if (!found.set_cache_spec || !found.stats_json || !found.handshake) return problem("it lacks functions of this version of tightkv");
     adapter = found;
     return {};
@@ -114,6 +116,8 @@ AdapterCounts adapter_counts() {
 }
 
 std::string adapter_handshake() { return adapter_loaded() ? adapter.handshake() : adapter_problem; }
+
+std::string adapter_version() { return adapter.version ? adapter.version() : "unknown"; }
 
 std::string host_version() { return ggml_version(); }
 

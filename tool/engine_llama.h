@@ -37,6 +37,7 @@ void          start_engine(const EngineOptions& options); // once, before anythi
 bool          adapter_loaded();
 AdapterCounts adapter_counts();    // zeros without an adapter
 std::string   adapter_handshake(); // what it says about this host, or why there is none
+std::string   adapter_version();   // of tightkv; "unknown" without an adapter
 std::string   host_version();      // of ggml
 double        stock_bits_per_value(const std::string& type);
 

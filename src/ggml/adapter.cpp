@@ -49,6 +49,7 @@ const char* proc_stats_json() {
     return guarded<const char*>("{}", [&] { return (json = stats_json()).c_str(); });
 }
 const char* proc_handshake() { return handshake_sentence.c_str(); }
+const char* proc_version() { return TIGHTKV_VERSION; }
 
 const char*        reg_name(ggml_backend_reg_t) { return "tightkv"; }
 size_t             reg_device_count(ggml_backend_reg_t) { return 0; }
@@ -57,6 +58,7 @@ void*              reg_proc(ggml_backend_reg_t, const char* name) {
                  if (std::strcmp(name, "tightkv_set_cache_spec") == 0) return reinterpret_cast<void*>(proc_set_cache_spec);
     if (std::strcmp(name, "tightkv_stats_json") == 0) return reinterpret_cast<void*>(proc_stats_json);
     if (std::strcmp(name, "tightkv_handshake") == 0) return reinterpret_cast<void*>(proc_handshake);
+    if (std::strcmp(name, "tightkv_version") == 0) return reinterpret_cast<void*>(proc_version);
     return nullptr;
 }
 

@@ -130,13 +130,18 @@ TEST(Cli, InfoAsJson) {
     ASSERT_EQ(o.exit_code, 0) << o.err;
     const auto j = nlohmann::json::parse(o.out);
     EXPECT_TRUE(j["host"]["adapter_active"]) << o.out;
+    EXPECT_EQ(j["host"]["adapter_version"], j["version"]) << "of one build";
     EXPECT_TRUE(j["selftest"]["ok"]);
     EXPECT_EQ(j["isa_levels"][0], "scalar");
     for (const auto& f : j["formats"])
         if (f["format"] == "turbo3" && f["head_dim"] == 64) {
             EXPECT_EQ(f["row_bytes"], 26); // 64 * 3 / 8 + 2
         }
-    EXPECT_TRUE(has(run_tool("info").out, "handshake: ggml "));
+    const std::string text = run_tool("info").out;
+    EXPECT_TRUE(has(text, "handshake: ggml ")) << text;
+    EXPECT_TRUE(has(text, "libggml-tightkv.so, version " + j["version"].get<std::string>() + "\n")) << text;
+    const Outcome none = run_tool("info -o json --adapter /nonexistent.so");
+    EXPECT_TRUE(nlohmann::json::parse(none.out)["host"]["adapter_version"].is_null()) << none.out;
 }
 
 TEST(Cli, InfoListsTheCacheFolder) {
