@@ -8,6 +8,8 @@
 #include <new>
 #include <string>
 
+#include "cache/numa.h"
+
 namespace tightkv::bench {
 
 namespace {
@@ -19,6 +21,7 @@ HugeBuffer::HugeBuffer(size_t bytes) : mapped_((bytes + 2 * kHugePage - 1) / kHu
     if (map_ == MAP_FAILED) throw std::bad_alloc();
     data_ = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(map_) + kHugePage - 1) / kHugePage * kHugePage);
     (void)madvise(map_, mapped_, MADV_HUGEPAGE); // a system without them has small pages, which huge_share() tells
+    spread_pages(data_, size_);                  // as the pages of TileStores are
 }
 
 HugeBuffer::~HugeBuffer() { munmap(map_, mapped_); }

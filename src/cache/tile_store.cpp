@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "base/half.h"
+#include "cache/numa.h"
 
 namespace tightkv {
 
@@ -44,8 +45,13 @@ Status TileStore::create(const Format& f, Operand op, const StoreShape& s, std::
     store->map_  = p;
     store->base_ = static_cast<uint8_t*>(p) + (huge ? (huge - reinterpret_cast<uintptr_t>(p) % huge) % huge : 0);
     if (huge) (void)madvise(store->base_, store->bytes_, MADV_HUGEPAGE); // a wish: without it all works as well
-    out = std::move(store);
+    store->spread_ = has_several_memory_nodes();
+    out            = std::move(store);
     return {};
+}
+
+void TileStore::before_write() {
+    if (spread_) std::call_once(spread_once_, spread_pages, base_, bytes_); // other threads wait: a page that is there stays where it is
 }
 
 TileStore::~TileStore() {
@@ -100,6 +106,7 @@ void TileStore::write(std::span<const StoreRow> rows, RowStatus* status) {
     const int  d       = shape_.head_dim;
     const auto tile_at = [this](const StoreRow& r) { return tile_of(r.stream, r.head, r.cell); };
     const auto token   = [](const StoreRow& r) { return static_cast<int>(r.cell % kTileTokens); };
+    before_write();
     if (!format_.transformed()) {
         for (const StoreRow& r : rows)
             *status++ = write_exact(reinterpret_cast<uint16_t*>(tile_at(r)) + static_cast<size_t>(token(r)) * static_cast<size_t>(d), r.x);
@@ -142,6 +149,7 @@ void TileStore::write_canonical(int stream, int head, int64_t cell, const uint8_
     const int  d = shape_.head_dim, token = static_cast<int>(cell % kTileTokens);
     uint8_t*   tile = tile_of(stream, head, cell);
     const bool good = possible_row(format_, d, bytes);
+    before_write();
     if (!format_.transformed()) {
         uint16_t* row = reinterpret_cast<uint16_t*>(tile) + static_cast<size_t>(token) * d;
         if (good) std::memcpy(row, bytes, static_cast<size_t>(d) * 2);

@@ -1,9 +1,11 @@
 // The rows of one operand (K or V) of one layer: [stream][kv_head][tile], random cell writes, in the format given.
-// Memory is reserved at once and committed by the system as cells are first written.
+// Memory is reserved at once and committed by the system as cells are first written, so nothing is ever moved as a cache fills; on which
+// memory node, numa.h says.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <vector>
 
@@ -65,6 +67,7 @@ public:
     TileRun tiles(int stream, int head) const { return {head_base(stream, head), format_, shape_.head_dim}; }
 
 private:
+    void      before_write();
     RowStatus write_exact(uint16_t* row, const float* x) const;
     TileStore(const Format& f, Operand op, const StoreShape& shape);
     uint8_t* head_base(int stream, int head) const { return base_ + (size_t(stream) * shape_.n_kv_heads + head) * head_bytes_; }
@@ -81,6 +84,8 @@ private:
     uint8_t*                                      base_   = nullptr;
     void*                                         map_    = nullptr; // what base_ lies in
     size_t                                        mapped_ = 0;
+    bool                                          spread_ = false; // pages are to be spread over memory nodes, by the first writer
+    std::once_flag                                spread_once_;
 };
 
 } // namespace tightkv
