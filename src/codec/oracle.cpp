@@ -87,9 +87,17 @@ PathCost path_cost(const Format& f, std::span<const double> position, std::span<
 // All cyclic paths: for every pair of codes (p, o) before the first value, the cheapest way through the pairs that comes back to it.
 std::vector<uint8_t> best_path(const Format& f, std::span<const double> position) {
     const int            codes = 1 << f.bits, olds = f.bits == 2 ? codes : 1, states = codes * olds; // state = p + codes * o
+    const auto           branches = static_cast<size_t>(states * codes);
     std::vector<uint8_t> out(position.size());
     for (size_t s = 0; s < 4; s++) {
-        const std::vector<size_t>     order = segment_order(position.size(), s);
+        const std::vector<size_t> order = segment_order(position.size(), s);
+        std::vector<double>       square(order.size() * branches); // [value][state][n]: of the distance, whatever pair the path began with
+        for (size_t i = 0; i < order.size(); i++)
+            for (int state = 0; state < states; state++)
+                for (int n = 0; n < codes; n++) {
+                    const double e = distance(f, position[order[i]], branch_level(f.bits, n, state % codes, state / codes));
+                    square[i * branches + static_cast<size_t>(state * codes + n)] = e * e;
+                }
         double                        least = std::numeric_limits<double>::infinity();
         std::vector<std::vector<int>> from(order.size(), std::vector<int>(static_cast<size_t>(states)));
         for (int start = 0; start < states; start++) {
@@ -97,15 +105,14 @@ std::vector<uint8_t> best_path(const Format& f, std::span<const double> position
             sum[static_cast<size_t>(start)] = 0;
             for (size_t i = 0; i < order.size(); i++) {
                 std::vector<double> next(sum.size(), std::numeric_limits<double>::infinity());
-                for (int state = 0; state < states; state++)
+                for (int state = 0; state < states; state++) {
+                    if (std::isinf(sum[static_cast<size_t>(state)])) continue;
                     for (int n = 0; n < codes; n++) {
-                        if (std::isinf(sum[static_cast<size_t>(state)])) continue;
-                        const int    p = state % codes, o = state / codes;
-                        const double e    = distance(f, position[order[i]], branch_level(f.bits, n, p, o));
-                        const double cost = sum[static_cast<size_t>(state)] + e * e;
-                        const auto   to   = static_cast<size_t>(n + codes * (olds > 1 ? p : 0));
+                        const double cost = sum[static_cast<size_t>(state)] + square[i * branches + static_cast<size_t>(state * codes + n)];
+                        const auto   to   = static_cast<size_t>(n + codes * (olds > 1 ? state % codes : 0));
                         if (cost < next[to]) next[to] = cost, from[i][to] = state;
                     }
+                }
                 sum = next;
             }
             if (sum[static_cast<size_t>(start)] >= least) continue;
