@@ -35,7 +35,8 @@ std::vector<double> rotate(std::span<const double> in, int before, int after, bo
                         b[i] = lo + hi, b[i + h] = lo - hi;
                     }
         }
-        for (int i = 0; i < n; i++) b[i] *= sign(at + i, after) / std::sqrt(static_cast<double>(n));
+        const double root = std::sqrt(static_cast<double>(n));
+        for (int i = 0; i < n; i++) b[i] *= sign(at + i, after) / root;
         at += n;
     }
     return x;

@@ -80,10 +80,21 @@ struct AttentionCase {
     bool   exact() const { return sink > 0 || window > 0; }
 };
 
+// Σ term(i) of i < n, in four sums side by side: in one, every term waits for the one before it.
+template <class Term> double sum_of(size_t n, Term term) {
+    double sum[4] = {};
+    size_t i      = 0;
+    for (; i + 4 <= n; i += 4)
+        for (size_t lane = 0; lane < 4; lane++) sum[lane] += term(i + lane);
+    for (; i < n; i++) sum[0] += term(i);
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
 // The transform of one head, as the library has it and in double.
 struct CaseTransform {
     std::shared_ptr<const Transform> t;
     std::vector<double>              mean, inverse; // [d]; [d][d] row-major, empty: Hadamard
+    std::vector<double>              columns;       // [d] of a dense T^-1: what a unit error of y becomes, squared
 
     CaseTransform(Random& random, int d, double mean_deviation, bool dense) {
         const std::vector<float> m = gaussian(random, static_cast<size_t>(d), mean_deviation);
@@ -91,6 +102,8 @@ struct CaseTransform {
         if (dense) {
             const DenseTransform made = random_dense(random, d, 2);
             inverse.assign(made.inverse32.begin(), made.inverse32.end());
+            columns.assign(static_cast<size_t>(d), 0.0);
+            for (size_t i = 0; i < inverse.size(); i++) columns[i % columns.size()] += inverse[i] * inverse[i];
             t = make_transform(made, m);
         } else t = std::make_shared<const Transform>(d, m);
     }
@@ -107,11 +120,16 @@ private:
     std::vector<double> product(const std::vector<double>& y, bool transposed, bool absolute) const {
         const size_t        d = y.size();
         std::vector<double> x(d, 0.0);
-        for (size_t i = 0; i < d; i++)
-            for (size_t j = 0; j < d; j++) {
-                const double m = inverse[transposed ? j * d + i : i * d + j];
-                x[i] += absolute ? std::fabs(m) * std::fabs(y[j]) : m * y[j];
+        const auto          add = [&](auto term) {
+            for (size_t r = 0; r < d; r++) {
+                const double *const row = &inverse[r * d], *const from = y.data();
+                double* const to = x.data();
+                if (!transposed) to[r] = sum_of(d, [=](size_t i) { return term(row[i], from[i]); });
+                for (size_t i = 0; i < d && transposed; i++) to[i] += term(row[i], from[r]);
             }
+        };
+        if (absolute) add([](double m, double v) { return std::fabs(m * v); });
+        else add([](double m, double v) { return m * v; });
         return x;
     }
 };
@@ -192,7 +210,10 @@ public:
     }
 
     // Computes the oracle and the bounds once, for what the stores hold now.
-    void make_reference();
+    void make_reference() { read_rows(), ask_oracle(true); }
+    // In parts, for tests that ask the same rows several times or need no bounds: relative_rms() does not.
+    void read_rows();
+    void ask_oracle(bool with_bounds);
     // Empty when `out` is within all bounds of the reference, for the ISA level named; else the first complaint.
     std::string complaint(const std::vector<float>& out, const std::string& isa) const;
     double      relative_rms(const std::vector<float>& out) const;
@@ -331,6 +352,7 @@ private:
     std::unique_ptr<TileStore>                                        k_, v_;
     std::vector<float>                                                q_, sinks_, mask32_;
     std::vector<uint16_t>                                             mask16_;
+    std::vector<Rows>                                                 rows_;      // [stream][KV head][K, V], out of the codes
     std::vector<Reference>                                            reference_; // [stream][token][head]
     double                                                            plain_error_ = 0;
 };
@@ -364,15 +386,13 @@ inline std::vector<double> AttentionData::plain_f32(const float* q, const Rows& 
 // What f32 may add to a score where there is a transform of its own, or an exact row.
 inline double AttentionData::f32_score_error(const std::vector<double>& q, const CaseTransform* of_k, const Rows& k) const {
     if (!of_k && !tables_) return 0;
-    const size_t              d    = q.size();
-    const std::vector<double> p    = of_k && c_.dense ? of_k->absolute(q, true) : std::vector<double>{};
-    double                    mean = 0, key = 0;
-    for (size_t i = 0; i < d && of_k; i++) mean += std::fabs(q[i] * of_k->mean[i]);
+    const size_t              d = q.size();
+    const std::vector<double> p = of_k && c_.dense ? of_k->absolute(q, true) : std::vector<double>{};
+    const auto products = [d](const double* a, const double* b) { return sum_of(d, [a, b](size_t i) { return std::fabs(a[i] * b[i]); }); };
+    double     mean = of_k ? products(q.data(), of_k->mean.data()) : 0, key = 0;
     for (size_t j = 0; j < static_cast<size_t>(c_.n_kv); j++) {
-        double sum = 0;
-        for (size_t i = 0; i < d; i++)
-            sum += k.exact[j] ? std::fabs(q[i] * k.decoded[j * d + i]) : p.empty() ? 0 : std::fabs(p[i] * k.transformed[j * d + i]);
-        key = std::max(key, sum);
+        if (k.exact[j]) key = std::max(key, products(q.data(), &k.decoded[j * d]));
+        else if (!p.empty()) key = std::max(key, products(p.data(), &k.transformed[j * d]));
     }
     return (static_cast<double>(d) + 4) * 0x1p-24 * c_.scale() * (mean + key);
 }
@@ -386,21 +406,18 @@ inline void AttentionData::integer_bounds(const std::vector<double>& q, int kv_h
     const bool           k_int = k_levels && (few || v_levels), v_int = v_levels && (few || k_levels);
     const CaseTransform *of_k = transform_of(false, kv_head), *of_v = transform_of(true, kv_head);
     std::vector<double>  mass(static_cast<size_t>(dv), 0.0), spread(static_cast<size_t>(n), 0.0); // Σ p|v|; |v_j - o|²
-    for (int j = 0; j < n; j++)
-        for (int x = 0; x < dv; x++) {
-            const double value = v.decoded[size_t(j) * dv + x];
-            mass[x] += want.weight[j] * std::fabs(value);
-            spread[j] += (value - want.out[x]) * (value - want.out[x]);
-        }
-    std::vector<double> columns(static_cast<size_t>(dv), 0.0); // of a dense T^-1: what a unit error of y becomes, squared
-    for (int x = 0; x < dv && of_v && c_.dense; x++)
-        for (int i = 0; i < dv; i++) columns[x] += std::pow(of_v->inverse[size_t(i) * dv + x], 2);
+    for (int j = 0; j < n; j++) {
+        const double *const value = &v.decoded[size_t(j) * dv], *const out = want.out.data();
+        const double weight = want.weight[j];
+        for (int x = 0; x < dv && weight != 0; x++) mass[x] += weight * std::fabs(value[x]);
+        spread[j] = sum_of(dv, [value, out](size_t x) { return (value[x] - out[x]) * (value[x] - out[x]); });
+    }
+    const std::vector<double> y = !k_int ? std::vector<double>{} : of_k ? of_k->query(q) : oracle::forward(q);
     for (int isa = 0; isa < 2; isa++) {
         Reference::Integer& r     = ref.integer[isa];
         double              delta = 0;
         if (k_int) {
-            const std::vector<double> y   = of_k ? of_k->query(q) : oracle::forward(q);
-            double                    top = 0, b = 0;
+            double top = 0, b = 0;
             for (const double x : y) top = std::max(top, std::fabs(x));
             for (int g = 0; g < dk; g += 16)
                 for (int h = 0; h < 4; h += 2) { // an int16 lane: dims {g + h, +1} of each of four dwords
@@ -424,12 +441,9 @@ inline void AttentionData::integer_bounds(const std::vector<double>& q, int kv_h
             }
             for (int j = 0; j < n; j++) {
                 if (want.weight[j] == 0 || k.exact[size_t(j)]) continue;
-                double worst = 0, variance = 0;
-                for (int i = 0; i < dk; i++) {
-                    const double k_abs = std::fabs(k.transformed[size_t(j) * dk + i]);
-                    worst += e[i] * k_abs, variance += random[i] * k_abs * random[i] * k_abs / 3;
-                }
-                delta = std::max(delta, c_.scale() * worst);
+                const double *const key = &k.transformed[size_t(j) * dk], *const most = e.data(), *const usual = random.data();
+                const double variance = sum_of(dk, [=](size_t i) { return usual[i] * key[i] * usual[i] * key[i]; }) / 3;
+                delta                 = std::max(delta, c_.scale() * sum_of(dk, [=](size_t i) { return most[i] * std::fabs(key[i]); }));
                 r.expected += want.weight[j] * want.weight[j] * c_.scale() * c_.scale() * variance * spread[j];
             }
         }
@@ -447,11 +461,11 @@ inline void AttentionData::integer_bounds(const std::vector<double>& q, int kv_h
             }
             for (int t = 0; t < kTileTokens && tile + t < n; t++) {
                 if (w[t] == 0) continue;
-                for (int x = 0; x < dv; x++) {
-                    const double level = v.transformed[size_t(tile + t) * dv + x] / v.scale[tile + t]; // unit * int8 level
-                    off[x] += step / 2 * std::fabs(level);
-                    r.expected += step * step / 12 * level * level * (of_v && c_.dense ? columns[size_t(x)] : 1.0);
-                }
+                const double* const y_t     = &v.transformed[size_t(tile + t) * dv]; // scale * unit * int8 level
+                const double* const columns = of_v && c_.dense ? of_v->columns.data() : nullptr;
+                const double        half    = step / 2 / v.scale[tile + t];
+                for (int x = 0; x < dv; x++) off[x] += half * std::fabs(y_t[x]);
+                r.expected += half * half / 3 * sum_of(dv, [=](size_t x) { return y_t[x] * y_t[x] * (columns ? columns[x] : 1.0); });
             }
         }
         r.bound.assign(static_cast<size_t>(dv), 0.0);
@@ -468,13 +482,14 @@ inline void AttentionData::integer_bounds(const std::vector<double>& q, int kv_h
             at += size;
         }
     }
-    ref.bound_f32 = mass;
-    for (double& m : ref.bound_f32) m *= 2 * 3e-6 + std::expm1(2 * f32_score_error(q, of_k, k));
+    ref.bound_f32    = mass;
+    const double f32 = 2 * 3e-6 + std::expm1(2 * f32_score_error(q, of_k, k));
+    for (double& m : ref.bound_f32) m *= f32;
     if (of_v && c_.dense) {
-        std::vector<double> y(static_cast<size_t>(dv), 0.0); // Σ p|y|
+        std::vector<double> sum_y(static_cast<size_t>(dv), 0.0); // Σ p|y|
         for (int j = 0; j < n; j++)
-            for (int x = 0; x < dv; x++) y[x] += v.exact[size_t(j)] ? 0 : want.weight[j] * std::fabs(v.transformed[size_t(j) * dv + x]);
-        const std::vector<double> off = of_v->absolute(y, false);
+            for (int x = 0; x < dv && !v.exact[size_t(j)]; x++) sum_y[x] += want.weight[j] * std::fabs(v.transformed[size_t(j) * dv + x]);
+        const std::vector<double> off = of_v->absolute(sum_y, false);
         for (int x = 0; x < dv; x++) ref.bound_f32[x] += (dv + 2) * 0x1p-24 * off[x];
     }
     double concentration = 0;
@@ -490,15 +505,23 @@ inline void AttentionData::integer_bounds(const std::vector<double>& q, int kv_h
     }
 }
 
-inline void AttentionData::make_reference() {
+inline void AttentionData::read_rows() {
+    rows_.clear();
+    for (int s = 0; s < c_.n_streams; s++)
+        for (int kv = 0; kv < c_.n_kv_heads; kv++) rows_.push_back(rows_of(*k_, false, s, kv)), rows_.push_back(rows_of(*v_, true, s, kv));
+}
+
+inline void AttentionData::ask_oracle(bool with_bounds) {
     reference_.assign(size_t(c_.n_streams) * c_.n_tokens * c_.n_heads(), {});
     plain_error_ = 0;
     for (int s = 0; s < c_.n_streams; s++)
         for (int kv = 0; kv < c_.n_kv_heads; kv++) {
-            const Rows codes_k = rows_of(*k_, false, s, kv), codes_v = rows_of(*v_, true, s, kv);
+            Rows k = rows_[2 * (size_t(s) * c_.n_kv_heads + kv)], v = rows_[2 * (size_t(s) * c_.n_kv_heads + kv) + 1];
             for (int t = 0; t < c_.n_tokens; t++) {
-                Rows k = codes_k, v = codes_v;
-                put_exact_rows(k, false, s, kv, t), put_exact_rows(v, true, s, kv, t);
+                if (tables_) {
+                    k = rows_[2 * (size_t(s) * c_.n_kv_heads + kv)], v = rows_[2 * (size_t(s) * c_.n_kv_heads + kv) + 1];
+                    put_exact_rows(k, false, s, kv, t), put_exact_rows(v, true, s, kv, t);
+                }
                 for (int h = kv * c_.group; h < (kv + 1) * c_.group; h++) {
                     const std::vector<double> q(query(s, t, h), query(s, t, h) + c_.dk);
                     std::vector<double>       bias(static_cast<size_t>(c_.n_kv), 0.0);
@@ -509,6 +532,7 @@ inline void AttentionData::make_reference() {
                     const oracle::Attended want = oracle::attend(q, k.decoded, v.decoded, bias, c_.scale(), c_.softcap, sink);
                     Reference&             ref  = reference_[(size_t(s) * c_.n_tokens + t) * c_.n_heads() + h];
                     ref.out                     = want.out;
+                    if (!with_bounds) continue;
                     integer_bounds(q, kv, k, v, want, ref);
                     const std::vector<double> plain = plain_f32(query(s, t, h), k, v, {bias.begin(), bias.end()}, sink);
                     for (int x = 0; x < c_.dv; x++) plain_error_ = std::max(plain_error_, std::fabs(plain[x] - want.out[x]));
