@@ -145,12 +145,19 @@ std::vector<int> blocks(int head_dim) {
 }
 
 double sign(int index, int which) { // top bit of splitmix64("tightkv1" + 2 index + which)
-    uint64_t seed = 0;
-    for (const char c : {'t', 'i', 'g', 'h', 't', 'k', 'v', '1'}) seed = seed << 8 | static_cast<uint8_t>(c);
-    uint64_t z = seed + 2 * static_cast<uint64_t>(index) + static_cast<uint64_t>(which) + 0x9e3779b97f4a7c15ull;
-    z          = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-    z          = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-    return (z ^ (z >> 31)) >= (1ull << 63) ? -1.0 : 1.0;
+    static const std::vector<double> signs = [] {
+        uint64_t seed = 0;
+        for (const char c : {'t', 'i', 'g', 'h', 't', 'k', 'v', '1'}) seed = seed << 8 | static_cast<uint8_t>(c);
+        std::vector<double> out;
+        for (uint64_t i = 0; i < 2 * kMaxHeadDim; i++) {
+            uint64_t z = seed + i + 0x9e3779b97f4a7c15ull;
+            z          = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+            z          = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+            out.push_back((z ^ (z >> 31)) >= (1ull << 63) ? -1.0 : 1.0);
+        }
+        return out;
+    }();
+    return signs.at(static_cast<size_t>(2 * index + which));
 }
 
 double unit(const Format& f) {

@@ -1,6 +1,8 @@
 // Attention at its edges: nothing visible, NaN, single keys, stale cells, repeatability, refused shapes.
 #include <gtest/gtest.h>
 
+#include <map>
+
 #include "attention_case.h"
 
 using namespace tightkv;
@@ -20,19 +22,19 @@ template <class Test> void for_every_level(Test test) {
 } // namespace
 
 TEST(AttentionEdge, FullyMaskedRowsAreZero) {
-    for_every_level([] {
-        for (const int n_tokens : {3, 20})
-            for (const bool sinks : {false, true}) {
-                AttentionCase c;
-                c.n_tokens = n_tokens, c.n_kv = 1300, c.threads = 2, c.n_kv_heads = 1, c.mask = MaskType::kF32, c.sinks = sinks;
-                AttentionData            data(c); // token 1 sees nothing
+    for (const int n_tokens : {3, 20})
+        for (const bool sinks : {false, true}) {
+            AttentionCase c;
+            c.n_tokens = n_tokens, c.n_kv = 1300, c.threads = 2, c.n_kv_heads = 1, c.mask = MaskType::kF32, c.sinks = sinks;
+            AttentionData data(c); // token 1 sees nothing
+            for_every_level([&] {
                 const std::vector<float> out = data.run();
                 for (int x = 0; x < c.dv; x++) {
                     ASSERT_EQ(data.row(out, 0, 1, 0)[x], 0.0f);
                     ASSERT_NE(data.row(out, 0, 2, 0)[x], 0.0f);
                 }
-            }
-    });
+            });
+        }
 }
 
 TEST(AttentionEdge, NoKeysGiveZeros) {
@@ -50,19 +52,21 @@ TEST(AttentionEdge, NoKeysGiveZeros) {
 
 // NaN or Inf in one query: that row answers NaN, the others what they answered before, bit for bit. Also with the keys split into runs.
 TEST(AttentionEdge, NanStaysInItsRow) {
-    for_every_level([] {
-        for (const char* k : {"turbo3", "turbo8", "f16", "turbo3t"})
-            for (const int n_tokens : {4, 20})
-                for (const int threads : {1, 5})
+    for (const char* k : {"turbo3", "turbo8", "f16", "turbo3t"})
+        for (const int n_tokens : {4, 20})
+            for (const int threads : {1, 5}) {
+                AttentionCase c;
+                c.k = k, c.n_kv_heads = 1, c.group = 2, c.n_tokens = n_tokens, c.n_kv = 2100, c.threads = threads;
+                c.dk = 96;
+                AttentionData data(c);
+                for_every_level([&] {
+                    const std::vector<float> before = data.run();
                     for (const int at : {17, 70}) { // either block of the transform of 96 = 64 + 32, the other one stays finite
-                        const float   bad = at == 17 ? NAN : INFINITY;
-                        AttentionCase c;
-                        c.k = k, c.n_kv_heads = 1, c.group = 2, c.n_tokens = n_tokens, c.n_kv = 2100, c.threads = threads;
-                        c.dk = 96;
-                        AttentionData            data(c);
-                        const std::vector<float> before = data.run();
-                        data.query(0, 2, 1)[at]         = bad;
-                        const std::vector<float> after  = data.run();
+                        float&      value = data.query(0, 2, 1)[at];
+                        const float good = value, bad = at == 17 ? NAN : INFINITY;
+                        value                          = bad;
+                        const std::vector<float> after = data.run();
+                        value                          = good;
                         for (int t = 0; t < n_tokens; t++)
                             for (int h = 0; h < 2; h++)
                                 for (int x = 0; x < c.dv; x++) {
@@ -75,27 +79,28 @@ TEST(AttentionEdge, NanStaysInItsRow) {
                                             << k << ", token " << t << ", head " << h;
                                 }
                     }
-    });
+                });
+            }
 }
 
 // Keys on different axes with a large norm: the query on one axis sees one key alone and returns its value row.
 TEST(AttentionEdge, OneHotKeysReturnTheValueRow) {
-    for_every_level([] {
-        for (const char* k : {"turbo2", "turbo3", "turbo4", "turbo8", "f16", "turbo2t", "turbo3t", "turbo4t"})
-            for (const char* v : {"turbo2", "turbo4", "turbo8", "f16", "turbo2t", "turbo3t", "turbo4t"})
-                for (const int n_tokens : {1, 10}) {
-                    AttentionCase c;
-                    c.k = k, c.v = v, c.n_kv_heads = 1, c.n_kv = 64, c.n_tokens = n_tokens;
-                    AttentionData data(c);
-                    for (int j = 0; j < 64; j++) {
-                        std::vector<float> key(64, 0.0f);
-                        key[j] = 4000.0f;
-                        ASSERT_EQ(data.k().write(0, 0, j, key.data()), RowStatus::kOk);
-                    }
-                    for (int t = 0; t < n_tokens; t++) {
-                        std::fill_n(data.query(0, t, 0), 64, 0.0f);
-                        data.query(0, t, 0)[(7 * t + 3) % 64] = 10.0f;
-                    }
+    for (const char* k : {"turbo2", "turbo3", "turbo4", "turbo8", "f16", "turbo2t", "turbo3t", "turbo4t"})
+        for (const char* v : {"turbo2", "turbo4", "turbo8", "f16", "turbo2t", "turbo3t", "turbo4t"})
+            for (const int n_tokens : {1, 10}) {
+                AttentionCase c;
+                c.k = k, c.v = v, c.n_kv_heads = 1, c.n_kv = 64, c.n_tokens = n_tokens;
+                AttentionData data(c);
+                for (int j = 0; j < 64; j++) {
+                    std::vector<float> key(64, 0.0f);
+                    key[j] = 4000.0f;
+                    ASSERT_EQ(data.k().write(0, 0, j, key.data()), RowStatus::kOk);
+                }
+                for (int t = 0; t < n_tokens; t++) {
+                    std::fill_n(data.query(0, t, 0), 64, 0.0f);
+                    data.query(0, t, 0)[(7 * t + 3) % 64] = 10.0f;
+                }
+                for_every_level([&] {
                     const std::vector<float> out = data.run();
                     for (int t = 0; t < n_tokens; t++) {
                         std::vector<float> want(64);
@@ -106,8 +111,8 @@ TEST(AttentionEdge, OneHotKeysReturnTheValueRow) {
                         for (int x = 0; x < 64; x++)
                             ASSERT_NEAR(data.row(out, 0, t, 0)[x], want[x], 0.002 * std::sqrt(norm)) << k << "/" << v << ", token " << t;
                     }
-                }
-    });
+                });
+            }
 }
 
 // Cells that are masked or lie behind n_kv may hold anything: not a bit of the output changes. An f16 layer stores NaN and Inf as they
@@ -139,37 +144,40 @@ TEST(AttentionEdge, StaleF16CellsDoNotMatter) {
 
 // The same for stale rows whose fp16 scale is NaN or Inf: the encoder makes none, but a damaged state file holds what it holds.
 TEST(AttentionEdge, StaleBrokenScalesDoNotMatter) {
-    for_every_level([] {
-        for (const Format* f : transformed_formats())
-            for (const int n_tokens : {1, 12})
-                for (const int64_t cell : {3, 33, 100, 104})
-                    for (const uint8_t high : {0x7c, 0x7e, 0xfc}) {
-                        AttentionCase c;
-                        c.k = c.v = f->name, c.n_kv_heads = 1, c.n_kv = 100, c.n_tokens = n_tokens, c.mask = MaskType::kF32;
-                        AttentionData data(c);
-                        if (cell < 100)
-                            for (int t = 0; t < n_tokens; t++) data.mask()[data.mask_at(0, t) + static_cast<size_t>(cell)] = -INFINITY;
-                        const std::vector<float> before = data.run();
-                        std::vector<uint8_t>     bytes(f->row_bytes(64), 0x5a);
-                        bytes[0] = 0, bytes[1] = high;
-                        data.k().write_canonical(0, 0, cell, bytes.data());
-                        data.v().write_canonical(0, 0, cell, bytes.data());
-                        ASSERT_EQ(data.run(), before) << f->name << ", cell " << cell << ", " << n_tokens << " tokens, scale " << int(high);
-                    }
-    });
+    for (const Format* f : transformed_formats())
+        for (const int n_tokens : {1, 12})
+            for (const int64_t cell : {3, 33, 100, 104}) {
+                AttentionCase c;
+                c.k = c.v = f->name, c.n_kv_heads = 1, c.n_kv = 100, c.n_tokens = n_tokens, c.mask = MaskType::kF32;
+                AttentionData data(c);
+                if (cell < 100)
+                    for (int t = 0; t < n_tokens; t++) data.mask()[data.mask_at(0, t) + static_cast<size_t>(cell)] = -INFINITY;
+                std::map<std::string, std::vector<float>> before;
+                for_every_level([&] { before[kernels().name] = data.run(); });
+                for (const uint8_t high : {0x7c, 0x7e, 0xfc}) {
+                    std::vector<uint8_t> bytes(f->row_bytes(64), 0x5a);
+                    bytes[0] = 0, bytes[1] = high;
+                    data.k().write_canonical(0, 0, cell, bytes.data());
+                    data.v().write_canonical(0, 0, cell, bytes.data());
+                    for_every_level([&] {
+                        ASSERT_EQ(data.run(), before[kernels().name])
+                            << f->name << ", cell " << cell << ", " << n_tokens << " tokens, scale " << int(high);
+                    });
+                }
+            }
 }
 
 // Work is merged in a fixed order: the same bits whatever the threads' timing.
 TEST(AttentionEdge, ResultsDoNotDependOnTiming) {
-    for_every_level([] {
-        for (const int n_tokens : {1, 10}) {
-            AttentionCase c;
-            c.n_kv = 3000, c.threads = 5, c.n_tokens = n_tokens;
-            AttentionData            data(c);
+    for (const int n_tokens : {1, 10}) {
+        AttentionCase c;
+        c.n_kv = 3000, c.threads = 5, c.n_tokens = n_tokens;
+        AttentionData data(c);
+        for_every_level([&] {
             const std::vector<float> first = data.run();
             for (int i = 0; i < 10; i++) ASSERT_EQ(data.run(), first);
-        }
-    });
+        });
+    }
 }
 
 // Queries far outside the usual: tiny ones weigh all keys alike (the mean of the values), huge ones pick one key. Nothing overflows.
