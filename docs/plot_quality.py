@@ -27,16 +27,17 @@ KINDS = {  # marker, colour, filled
     "sink, window, mean": ("o", "#4c72b0", True),
     "the same, mean not extended": ("o", "#4c72b0", False),
     "with a profile": ("^", "#55a868", True),
+    "a profile, all rows alike": ("^", "#55a868", False),
 }
 # Where a label may go, in points from its mark; the first place that is free is taken.
 PLACES = [(x, y) for y in (3, -8, 9, -14, 15, -20) for x in (5, -5)]
 
 
-def kind(spec, extended):
+def kind(spec, extended, weighed):
     if spec in STOCK:
         return "llama.cpp"
     if "profile=" in spec:
-        return "with a profile"
+        return "with a profile" if weighed else "a profile, all rows alike"
     if ":" not in spec:
         return "codes alone"
     return "the same, mean not extended" if "mean=" in spec and not extended else "sink, window, mean"
@@ -48,7 +49,7 @@ def label(spec):
 
 
 def panels(files):
-    """{(ctx, model, text, chunks, n_tokens): {spec: row}}; mean=64 was measured under another rule and stays out."""
+    """{(ctx, model, text, chunks, n_tokens): {(spec, kind): row}}; mean=64 was measured under another rule and stays out."""
     found = {}
     for name in files:
         result = json.loads(pathlib.Path(name).read_text())
@@ -57,24 +58,25 @@ def panels(files):
             if row["path"] != "decode" or spec == "f16" or "mean=64" in spec:
                 continue
             key = (result["ctx"], result["model"], result["text"], result["chunks"], row["n_tokens"])
-            row["kind"] = kind(spec, result.get("mean_extended") != "no")
-            found.setdefault(key, {})[spec] = row
+            row["kind"] = kind(spec, result.get("mean_extended") != "no", result.get("rows_weighed") != "no")
+            found.setdefault(key, {})[spec, row["kind"]] = row
     order = list(MODELS)
     place = lambda key: (key[0], order.index(key[1]) if key[1] in order else len(order), key)
-    return {key: found[key] for key in sorted(found, key=place) if "q4_0" in found[key]}
+    return {key: found[key] for key in sorted(found, key=place) if ("q4_0", "llama.cpp") in found[key]}
 
 
 def annotate(axes, points):
-    """Labels that do not cover each other, or a mark; of several profiles of one specification the lowest has the label."""
+    """Labels that do not cover each other, or a mark; of marks of one specification and colour the lowest has the label."""
     canvas = axes.figure.canvas.get_renderer()
     taken = [matplotlib.transforms.Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in (axes.transData.transform(p) for _, _, p in points)]
     best = {}
     for k, text, point in points:
-        if (k, text) not in best or point[1] < best[k, text][1]:
-            best[k, text] = point
-    for (k, text), point in sorted(best.items(), key=lambda item: -item[1][1]):
+        color = KINDS[k][1]
+        if (color, text) not in best or point[1] < best[color, text][1]:
+            best[color, text] = point
+    for (color, text), point in sorted(best.items(), key=lambda item: -item[1][1]):
         for at in PLACES:
-            note = axes.annotate(text, point, xytext=at, textcoords="offset points", fontsize=6, color=KINDS[k][1],
+            note = axes.annotate(text, point, xytext=at, textcoords="offset points", fontsize=6, color=color,
                                  ha="right" if at[0] < 0 else "left")
             box = note.get_window_extent(canvas).expanded(1.1, 1)
             inside = axes.bbox.x0 < box.x0 and box.x1 < axes.bbox.x1
@@ -96,7 +98,7 @@ def draw(axes, key, rows):
     axes.set_yscale("log")
     axes.set_xlabel("bits per value, exact rows counted, profile not")
     axes.grid(True, which="both", lw=0.3)
-    axes.set_xlim(1.4, 9.8)
+    axes.set_xlim(1.2, 9.8)
 
 
 def main():
@@ -118,7 +120,7 @@ def main():
     figure.draw_without_rendering()  # labels need places in pixels, so the layout must be final
     figure.set_layout_engine("none")
     for axes, rows in zip(grid.flat, found.values()):
-        annotate(axes, [(row["kind"], label(spec), (row["bits_per_value"], row["kld"])) for spec, row in rows.items()])
+        annotate(axes, [(row["kind"], label(spec), (row["bits_per_value"], row["kld"])) for (spec, _), row in rows.items()])
     out = pathlib.Path(__file__).resolve().parent / "results" / "quality.svg"
     figure.savefig(out, metadata={"Date": None})
     return figure
