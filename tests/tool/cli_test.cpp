@@ -83,7 +83,7 @@ struct TempFile {
 } // namespace
 
 TEST(Cli, HelpBeginsWithAnExample) {
-    for (const char* command : {"", "info", "run", "eval", "demo", "synth"}) {
+    for (const char* command : {"", "info", "run", "eval", "demo", "calibrate", "synth"}) {
         const Outcome o = run_tool(std::string(command) + " --help");
         EXPECT_EQ(o.exit_code, 0) << command;
         EXPECT_TRUE(o.out.starts_with("Example:\n  tightkv ")) << o.out;
