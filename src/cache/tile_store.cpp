@@ -139,7 +139,10 @@ void TileStore::read(int stream, int head, int64_t cell, float* x) const {
 }
 
 bool possible_row(const Format& f, int head_dim, const uint8_t* bytes) {
-    if (f.transformed()) return bytes[1] < 0x7c; // the scale's high byte: no sign, no exponent of all ones
+    const uint8_t* const codes = bytes + 2;
+    if (f.transformed() && bytes[1] >= 0x7c) return false; // the scale's high byte: no sign, no exponent of all ones
+    if (f.kind == FormatKind::Uniform) return std::find(codes, codes + head_dim, uint8_t{0x80}) == codes + head_dim; // -128
+    if (f.transformed()) return true;
     for (int i = 0; i < head_dim; i++)
         if ((bytes[2 * i + 1] & 0x7c) == 0x7c) return false;
     return true;

@@ -27,7 +27,8 @@ struct StoreRow {
     const float* x;
 };
 
-// Could an encoder have made this canonical row? Its scale is finite and not negative, or every f16 value is finite.
+// Could an encoder have made this canonical row? Its scale is finite and not negative, no code of turbo8 is -128, or every f16 value is
+// finite.
 bool possible_row(const Format& f, int head_dim, const uint8_t* bytes);
 
 class TileStore {

@@ -170,6 +170,25 @@ TEST(TileStore, RandomCellWrites) {
         }
 }
 
+// Integer products rely on levels of at most 127 on either side; turbo8's bytes could say -128.
+TEST(TileStore, CodesThatNoEncoderMakesAreZeroRows) {
+    const Format& f = *find_format("turbo8");
+    for (const Operand op : {Operand::K, Operand::V})
+        for (const int at : {0, 31, 63}) {
+            const auto           store = make_store(f, op, {1, 1, 64, 2});
+            std::vector<uint8_t> bytes(f.row_bytes(64), 0x81); // -127
+            std::vector<float>   x(64);
+            bytes[0] = 0, bytes[1] = 0x3c; // scale 1
+            store->write_canonical(0, 0, 1, bytes.data());
+            store->read(0, 0, 1, x.data());
+            ASSERT_NE(x, std::vector<float>(64, 0.0f));
+            bytes[static_cast<size_t>(2 + at)] = 0x80;
+            store->write_canonical(0, 0, 1, bytes.data());
+            store->read(0, 0, 1, x.data());
+            ASSERT_EQ(x, std::vector<float>(64, 0.0f)) << at;
+        }
+}
+
 // State save and restore: canonical bytes into another store, other cells; and reading a row, then writing it, changes nothing.
 TEST(TileStore, CanonicalBytesMove) {
     const StoreShape shape{1, 1, 128, 130};
