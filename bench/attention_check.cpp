@@ -40,9 +40,8 @@ void append_rows(const TileStore& store, int stream, int kv_head, int64_t n_kv, 
     }
 }
 
-double integer_step(const Format& f) {
-    return f.kind == FormatKind::Levels || f.kind == FormatKind::Trellis ? 1 : f.kind == FormatKind::Uniform ? 1.0 / 128 : 0;
-}
+// In parts of the step of one pass: turbo8 takes two, whose steps are at most 1/42 (weights of avx2; queries 1/63): attend_common.h.
+double integer_step(const Format& f) { return !f.transformed() ? 0 : f.kind == FormatKind::Uniform ? 1.0 / 42 : 1; }
 
 // The step that integer queries need at most.
 double query_step(const std::vector<double>& q) {

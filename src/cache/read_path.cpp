@@ -116,7 +116,7 @@ Status AttentionJob::prepare(const AttentionArgs& a, int n_threads) {
         done_ = std::make_unique<std::atomic<int>[]>(static_cast<size_t>(n_blocks_)); // value-initialised: zero
     }
     next_.store(0, std::memory_order_relaxed);
-    v_seen_.store(0, std::memory_order_relaxed), v_skipped_.store(0, std::memory_order_relaxed);
+    for (std::atomic<int64_t>* n : {&v_seen_, &v_skipped_, &v_twice_}) n->store(0, std::memory_order_relaxed);
     return {};
 }
 
@@ -351,6 +351,7 @@ void AttentionJob::attend(const Unit& u, int t0, int n, AttendArgs args, const R
         (decode_ ? kernels().attend_decode : kernels().attend_batched)(args, s, w.kernel);
     }
     v_seen_.fetch_add(counts.seen, std::memory_order_relaxed), v_skipped_.fetch_add(counts.skipped, std::memory_order_relaxed);
+    v_twice_.fetch_add(counts.twice, std::memory_order_relaxed);
 }
 
 void AttentionJob::finish_block(int64_t block, float* scratch) {

@@ -71,8 +71,8 @@ public:
         const auto dk = static_cast<size_t>(head_dim_k), dv = static_cast<size_t>(head_dim_v);
         return (attend_scratch(head_dim_k, head_dim_v) + static_cast<size_t>(rows) * (dk + dv + 3)) * sizeof(float);
     }
-    // Tiles of V (times blocks of query rows) seen and skipped; complete when all run() have returned.
-    TileCounts v_tiles() const { return {v_seen_.load(), v_skipped_.load()}; }
+    // Tiles of V (times blocks of query rows) seen, skipped and taken twice; complete when all run() have returned.
+    TileCounts v_tiles() const { return {v_seen_.load(), v_skipped_.load(), v_twice_.load()}; }
 
 private:
     struct Unit;
@@ -106,7 +106,7 @@ private:
     bool                                as_bits_    = false; // make_bits()
     std::vector<float>                  partial_;            // [block][part][rows][m, l, o[dv]]
     std::unique_ptr<std::atomic<int>[]> done_;               // [block]
-    std::atomic<int64_t>                next_{0}, v_seen_{0}, v_skipped_{0};
+    std::atomic<int64_t>                next_{0}, v_seen_{0}, v_skipped_{0}, v_twice_{0};
 };
 
 } // namespace tightkv

@@ -35,12 +35,11 @@ template <FormatKind Kind, int Bits> struct Codes {
 };
 using ByteCodes = Codes<FormatKind::Uniform, 8>;
 
-// Formats whose codes are looked up in tables of int8 levels: their products are integer ones.
-inline bool has_tables(const Format& f) { return f.kind == FormatKind::Levels || f.kind == FormatKind::Trellis; }
-
-// The one list of instances: use(Codes<…>) for a format with tables.
+// The one list of instances: use(Codes<…>) for a format with codes, whose products are integer ones.
 template <class Use> [[gnu::always_inline]] inline void with_codes(const Format& f, Use use) {
-    if (f.kind == FormatKind::Trellis) {
+    if (f.kind == FormatKind::Uniform) {
+        use(ByteCodes{});
+    } else if (f.kind == FormatKind::Trellis) {
         if (f.bits == 2) use(Codes<FormatKind::Trellis, 2>{});
         else if (f.bits == 3) use(Codes<FormatKind::Trellis, 3>{});
         else use(Codes<FormatKind::Trellis, 4>{});
@@ -97,30 +96,57 @@ inline bool all_finite(const float* x, int d) {
     return top < 0x7f800000u;
 }
 
-// int8 operand of a query where nothing saturates: the largest value becomes 127. Returns the step, q ~ step * q8; minus = -128 Σ q8.
-inline float quantize_by_largest(const float* q, int d, int8_t* q8, int32_t& minus) {
+// int8 operand of a query where nothing saturates: the largest value becomes 127. Returns the step, q ~ step * q8.
+inline float quantize_by_largest(const float* q, int d, int8_t* q8) {
     float top = 0;
     for (int i = 0; i < d; i++) top = std::fmax(top, std::fabs(q[i]));
     const bool  usable = all_finite(q, d) && top > 1e-30f; // else the operand is zero; NaN and Inf are dealt with by the caller
     const float inv    = usable ? 127.0f / top : 0.0f;
-    int32_t     sum    = 0;
-    for (int i = 0; i < d; i++) {
-        q8[i] = usable ? static_cast<int8_t>(std::nearbyint(q[i] * inv)) : int8_t{0};
-        sum += q8[i];
-    }
-    minus = -128 * sum;
+    for (int i = 0; i < d; i++) q8[i] = usable ? static_cast<int8_t>(std::nearbyint(q[i] * inv)) : int8_t{0};
     return usable ? top / 127.0f : 0.0f;
 }
 
 // The same of up to kMaxDecodeRows rows. Levels whose keys carry no offset of 128 leave minus aside.
 struct ByteQueries {
     alignas(64) int8_t q[kMaxDecodeRows][kMaxHeadDim];
-    int32_t minus[kMaxDecodeRows];
-    float   step[kMaxDecodeRows]; // times the codebook's unit
+    int32_t minus[kMaxDecodeRows]; // -128 Σ q8
+    float   step[kMaxDecodeRows];  // times the codebook's unit
 };
 inline void prepare_byte_queries(const float* q, int d, int rows, float unit, ByteQueries& out) {
-    for (int r = 0; r < rows; r++) out.step[r] = unit * quantize_by_largest(q + static_cast<size_t>(r) * d, d, out.q[r], out.minus[r]);
+    for (int r = 0; r < rows; r++) {
+        out.step[r] = unit * quantize_by_largest(q + static_cast<size_t>(r) * d, d, out.q[r]);
+        int32_t sum = 0;
+        for (int i = 0; i < d; i++) sum += out.q[r][i];
+        out.minus[r] = -128 * sum;
+    }
 }
+
+// ---- precision: where one int8 query or one u8 weight per key is too coarse, a second pass adds what rounding took off (docs/kernels.md)
+
+// turbo8 codes are as fine as the operands: two passes always.
+inline bool always_twice(const Format& f) { return f.kind == FormatKind::Uniform; }
+
+// A query needs a second pass when rounding it adds more than 0.1 dB to the noise of the keys' codes. Keys k of row scale s have
+// coordinates of variance s², and codes that are off by D s² each (D: distortion, formats.md). Rounding with step max|q| / 127 shifts a
+// score by Σ e_i k_i, of variance d step²/12 s²; the codes' noise shifts it by |q|² D s². So the query is too coarse where
+//   max|q|² d / |q|² > (10^0.01 - 1) * 12 * 127² * D,
+// that is when its largest coordinate exceeds 6.5 deviations at 4 bits (5.3 trellis), 12.5 (10.4) at 3, 23 (19) at 2: outliers, which
+// Gaussian coordinates do not reach. Steps of avx2 are coarser for all queries (docs/kernels.md); an outlier is the same for them.
+inline float query_peak_limit(const Format& f) {
+    constexpr float kPerDistortion = 0.02329f * 12 * 127 * 127;
+    if (always_twice(f)) return -1;
+    const bool t = f.kind == FormatKind::Trellis;
+    return kPerDistortion * (f.bits == 2 ? (t ? 0.0832f : 0.1175f) : f.bits == 3 ? (t ? 0.0239f : 0.0345f) : (t ? 0.00627f : 0.00951f));
+}
+
+// The weights of a tile need one when rounding takes mass off them, Σ (w - step * w8), that exceeds kLostMass of the row's running
+// denominator and is more than kLostSteps. Mass and denominator are counted in the weights' units, with the row scales of V, so that they
+// do not depend on how large values are. Keys far below the tile's largest are all rounded to the same side, at worst to zero, and what
+// their values have in common is lost: up to half a step for each, 32 steps or an eighth of the tile's largest weight.
+// Independent errors are no reason: 64 of them shift the sum by sqrt(64 / 12) = 2.3 steps, and 8 steps, 3.5 deviations, are 1/32 of the
+// largest weight, whose value brings along ten times that power as noise of its 4-bit code (D = 0.0095). Without kLostSteps the first
+// tiles of every run, with a small denominator yet, would be taken twice for nothing (docs/cpu.md, Dead ends).
+inline constexpr float kLostMass = 1e-3f, kLostSteps = 8;
 
 // A query with NaN or Inf has no integer operand; its row, and only its row, answers NaN as f32 arithmetic would.
 inline void poison_rows(const AttendArgs& a, const AttendState& s) {

@@ -38,13 +38,13 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
 
     // Work space of one call, carved out of the caller's scratch.
     struct Space {
-        uint8_t *k, *v;  // expanded tile: [dk/4 * 4][16 tokens][4 dims], [dv/16 * 16][16 dims][4 tokens]
-        uint8_t* q;      // [vector][dk/4] vectors of bytes
-        float*   o;      // [vector][dv] vectors
-        float*   scores; // [kPair][64] vectors
-        uint8_t* w;      // [kPair][16] vectors of bytes
-        float*   terms;  // [kPair][64] vectors
-        float*   qt;     // [dk] vectors
+        uint8_t *k, *v;      // expanded tile: [dk/4 * 4][16 tokens][4 dims], [dv/16 * 16][16 dims][4 tokens]
+        uint8_t *q, *q_rest; // [vector][dk/4] vectors of bytes; q_rest: of the second pass
+        float*   o;          // [vector][dv] vectors
+        float*   scores;     // [kPair][64] vectors
+        uint8_t *w, *w_rest; // [kPair][16] vectors of bytes
+        float*   terms;      // [kPair][64] vectors
+        float*   qt;         // [dk] vectors
     };
     static Space carve(float* scratch, int dk, int dv, int vectors) {
         Space      s;
@@ -57,19 +57,24 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
         s.k                 = reinterpret_cast<uint8_t*>(take(size_t(kTileTokens) * dk));
         s.v                 = reinterpret_cast<uint8_t*>(take(size_t(kTileTokens) * dv));
         s.q                 = reinterpret_cast<uint8_t*>(take(size_t(vectors) * dk / 4 * vector));
+        s.q_rest            = reinterpret_cast<uint8_t*>(take(size_t(vectors) * dk / 4 * vector));
         s.o                 = take(size_t(vectors) * dv * vector);
         s.scores            = take(kPair * kTileTokens * vector);
         s.w                 = reinterpret_cast<uint8_t*>(take(kPair * kTileTokens / 4 * vector));
+        s.w_rest            = reinterpret_cast<uint8_t*>(take(kPair * kTileTokens / 4 * vector));
         s.terms             = take(kPair * kTileTokens * vector);
         s.qt                = take(size_t(dk) * vector);
         return s;
     }
 
     struct RowState {
-        Fv m, top, l; // as in attend_tiles.h, per row
-        Fv step;      // query step * unit of the codebook * scale of the scores
-        Iv minus;     // -kOffsetK Σ q8
-        Fv offset;    // AttendArgs::offset
+        Fv   m, top, l, mass; // as in attend_tiles.h, per row
+        Fv   step;            // query step * unit of the codebook * scale of the scores
+        Iv   minus;           // -kOffsetK Σ q8
+        Fv   offset;          // AttendArgs::offset
+        bool twice;           // some row has a second pass:
+        Fv   rest_ratio;      // its step in units of the first one's
+        Iv   rest_minus;
     };
 
     // rows [n][d] -> [d] vectors; rows that are not there are zero.
@@ -90,8 +95,8 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
         }
     }
 
-    // The int8 operand of one vector of rows. The step is the least-squares one: <q, q8> / <q8, q8>.
-    static void prepare_query(const float* qt, int d, uint8_t* q8, RowState& s) {
+    // The int8 operand of one vector of rows, and its step, the least-squares one: <q, q8> / <q8, q8>. Returns Σ q8.
+    static Iv to_bytes(const float* qt, int d, uint8_t* q8, Fv& step) {
         const Fv factor = Isa::query_factor(qt, d);
         Fv       qx = splat(0.0f), xx = splat(0.0f);
         Iv       sum{};
@@ -107,12 +112,34 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
             const Iv bytes = Isa::pack_signed(x[0], x[1], x[2], x[3]);
             std::memcpy(q8 + static_cast<size_t>(i / 4) * sizeof bytes, &bytes, sizeof bytes);
         }
-        s.step  = xx > 0.0f ? qx / xx : Fv{};
-        s.minus = sum * -Isa::kOffsetK;
+        step = xx > 0.0f ? qx / xx : Fv{};
+        return sum;
+    }
+    // Both passes of one vector of rows (attend_common.h says who needs the second). qt is left with what the first pass leaves of it.
+    static void prepare_query(const Format& f, float* qt, int d, uint8_t* q8, uint8_t* rest8, RowState& s) {
+        s.minus = to_bytes(qt, d, q8, s.step) * -Isa::kOffsetK;
+        Fv top{}, sum{};
+        for (int i = 0; i < d; i++) {
+            const Fv square = load(qt + i * kLanes) * load(qt + i * kLanes);
+            top             = larger(top, square), sum += square;
+        }
+        const Iv needed = always_twice(f) ? s.step > 0.0f : top * static_cast<float>(d) > sum * query_peak_limit(f);
+        s.twice         = Isa::any(needed);
+        if (!s.twice) return;
+        for (int i = 0; i < d; i++) {
+            Iv four;
+            std::memcpy(&four, q8 + static_cast<size_t>(i / 4) * sizeof four, sizeof four);
+            const Fv x = Isa::to_floats(four << (24 - i % 4 * 8) >> 24);
+            store(qt + i * kLanes, needed ? load(qt + i * kLanes) - s.step * x : Fv{});
+        }
+        Fv step;
+        s.rest_minus = to_bytes(qt, d, rest8, step) * -Isa::kOffsetK;
+        s.rest_ratio = s.step > 0.0f ? step / s.step : Fv{};
     }
 
     // out[n][t] = dots of the rows of vector n with token t, for t < last. The codes' unit and all scales are left out.
-    template <int N> static void dots(const uint8_t* k, const uint8_t* q, int d, const RowState* s, int last, float* out) {
+    // Rest: those of the second pass are added.
+    template <int N, bool Rest> static void dots(const uint8_t* k, const uint8_t* q, int d, const RowState* s, int last, float* out) {
         constexpr int    kTokens = Isa::kBlock;
         constexpr size_t vector  = sizeof(Fv);
         const size_t     q_size  = static_cast<size_t>(d / 4) * vector;
@@ -121,7 +148,7 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
             const uint8_t* x = q;
             Iv             acc[kTokens][N];
             for (int i = 0; i < kTokens; i++)
-                for (int n = 0; n < N; n++) acc[i][n] = s[n].minus;
+                for (int n = 0; n < N; n++) acc[i][n] = Rest ? s[n].rest_minus : s[n].minus;
             for (int i = 0; i < d / 4; i += 2, p += 128, x += 2 * vector) {
                 Iv a[N], b[N];
                 for (int n = 0; n < N; n++) {
@@ -134,7 +161,11 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
                 }
             }
             for (int j = 0; j < kTokens; j++)
-                for (int n = 0; n < N; n++) store(out + static_cast<size_t>(n * kTileTokens + t + j) * kLanes, Isa::to_floats(acc[j][n]));
+                for (int n = 0; n < N; n++) {
+                    float* const at  = out + static_cast<size_t>(n * kTileTokens + t + j) * kLanes;
+                    const Fv     sum = Isa::to_floats(acc[j][n]);
+                    store(at, Rest ? load(at) + sum * s[n].rest_ratio : sum);
+                }
         }
     }
 
@@ -228,10 +259,83 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
         return bit != 0 ? x : splat(kNegInf);
     }
 
-    // ---- softmax of one vector of rows over one tile: scores [last] in, u8 weights out. Returns the step of the weights.
-    // live: some weight matters. minus: -kOffsetV times the sum of the weights.
-    static Fv weights(const AttendArgs& a, const View& view, const float* k_scale, const float* v_scale, const float* terms, float sparse,
-                      RowState& s, float* scores, float* o, uint8_t* w8, Iv& minus, bool& live) {
+    // The u8 operands of one vector of rows and one tile.
+    struct Weights {
+        Fv   step, rest_step;   // rest: the second pass
+        Iv   minus, rest_minus; // -kOffsetV Σ w8
+        bool twice;             // some row has a second pass
+    };
+
+    // w: [last] vectors -> bytes, of w * factor - less where that is positive. Returns their sum. Rest: w becomes what they leave of it.
+    template <bool Rest> static Iv to_bytes(float* w, int last, Fv factor, Fv less, Fv step, uint8_t* w8) {
+        Iv sum{};
+        for (int t = 0; t < last; t += 4) {
+            Iv x[4];
+            for (int k = 0; k < 4; k++) {
+                float* const at = w + (t + k) * kLanes;
+                x[k]            = Isa::to_ints(Rest ? larger(load(at) * factor - less, Fv{}) : load(at) * factor);
+                if (Rest) store(at, load(at) - Isa::to_floats(x[k]) * step);
+            }
+            sum += x[0] + x[1] + x[2] + x[3];
+            const Iv bytes = Isa::pack_unsigned(x[0], x[1], x[2], x[3]);
+            std::memcpy(w8 + static_cast<size_t>(t / 4) * sizeof bytes, &bytes, sizeof bytes);
+        }
+        return sum;
+    }
+    static Fv weight_factor(Fv bound) { // below 1e-30 a tile adds nothing that f32 could hold
+        return bound > splat(1e-30f) ? Isa::kWeightLimit / bound : Fv{};
+    }
+    // Second pass of the rows `needed`: their bytes of the first one become one less where they can, so that between 0 and 1.5 steps are
+    // left, which become bytes of a finer step: at most 1.5/255 of the first one (avx2: 6/255.4).
+    static void add_rest(float* w, int last, Fv factor, Iv needed, uint8_t* w8, uint8_t* rest8, Weights& out) {
+        out.minus = to_bytes<true>(w, last, factor, needed ? splat(1.0f) : Fv{}, out.step, w8) * -Isa::kOffsetV;
+        Fv bound{};
+        for (int t = 0; t < last; t += 8) {
+            Fv x[8];
+            for (int k = 0; k < 8; k++) {
+                float* const at = w + (t + k) * kLanes;
+                x[k]            = needed ? load(at) : Fv{};
+                store(at, x[k]);
+            }
+            bound = larger(bound, Isa::weight_bound(x));
+        }
+        out.rest_minus = to_bytes<false>(w, last, weight_factor(bound), Fv{}, Fv{}, rest8) * -Isa::kOffsetV;
+        out.rest_step  = bound * (1.0f / Isa::kWeightLimit);
+    }
+
+    static Iv sum_of_bytes(const uint8_t* w8, int last) {
+        Iv sum{};
+        for (int t = 0; t < last; t += 4) {
+            Iv x;
+            std::memcpy(&x, w8 + static_cast<size_t>(t / 4) * sizeof x, sizeof x);
+            sum += (x & 255) + (x >> 8 & 255) + (x >> 16 & 255) + (x >> 24 & 255);
+        }
+        return sum;
+    }
+    // w: [last] vectors of weights, of sum `tile`, `mass` with the tiles before; bound: their weight_bound(). Changes w.
+    static Weights operands(const Format& f, float* w, int last, Fv tile, Fv bound, Fv mass, uint8_t* w8, uint8_t* rest8) {
+        const Fv factor = weight_factor(bound), step = bound * (1.0f / Isa::kWeightLimit);
+        Weights  out{step, Fv{}, Iv{}, Iv{}, false};
+        Iv       needed{};
+        if (always_twice(f)) {
+            needed = step > 0.0f;
+        } else {
+            out.minus           = to_bytes<false>(w, last, factor, Fv{}, Fv{}, w8) * -Isa::kOffsetV;
+            const Fv too_much   = mass * kLostMass;
+            const Iv could_lose = step * static_cast<float>(kTileTokens / 2) > too_much; // half a step each
+            if (Isa::any(could_lose)) {
+                const Fv lost = tile - step * Isa::to_floats(sum_of_bytes(w8, last));
+                needed        = could_lose & (larger(lost, -lost) > larger(too_much, step * kLostSteps));
+            }
+        }
+        out.twice = Isa::any(needed);
+        if (out.twice || always_twice(f)) add_rest(w, last, factor, needed, w8, rest8, out);
+        return out;
+    }
+
+    // ---- softmax of one vector of rows over one tile: scores [last] in, u8 weights out. live: some weight matters.
+    static Weights weights(const AttendArgs& a, const View& view, const float* k_scale, const float* v_scale, const float* terms,
+                           float sparse, RowState& s, float* scores, float* o, uint8_t* w8, uint8_t* rest8, bool& live) {
         // Rows that see everything keep the bare dots (times the key's scale); their step goes into the exponential.
         const bool bare = view.open && a.softcap == 0;
         const Fv   step = bare ? s.step : splat(1.0f);
@@ -256,11 +360,11 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
         if (Isa::any(behind)) {
             const Fv m      = behind ? top : s.m;
             const Fv shrink = s.m == splat(kNegInf) ? Fv{} : V::exp2(s.m - m);
-            s.l *= shrink;
+            s.l *= shrink, s.mass *= shrink;
             for (int x = 0; x < a.v.head_dim; x++) store(o + x * kLanes, load(o + x * kLanes) * shrink);
             s.m = m;
         }
-        Fv l = s.l, bound{};
+        Fv l = s.l, tile{}, bound{};
         for (int t = 0; t < view.last; t += 8) {
             Fv w[8];
             for (int k = 0; k < 8; k++) {
@@ -272,22 +376,13 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
                 store(scores + (t + k) * kLanes, w[k]);
             }
             bound = larger(bound, Isa::weight_bound(w));
+            tile += ((w[0] + w[1]) + (w[4] + w[5])) + ((w[2] + w[3]) + (w[6] + w[7])); // as the bound of avx2 sums them
         }
-        s.l             = l;
-        const Fv factor = bound > splat(1e-30f) ? Isa::kWeightLimit / bound : Fv{}; // below, a tile adds nothing that f32 could hold
-        Iv       sum{};
-        for (int t = 0; t < view.last; t += 4) {
-            Iv x[4];
-            for (int k = 0; k < 4; k++) x[k] = Isa::to_ints(load(scores + (t + k) * kLanes) * factor);
-            sum += x[0] + x[1] + x[2] + x[3];
-            const Iv bytes = Isa::pack_unsigned(x[0], x[1], x[2], x[3]);
-            std::memcpy(w8 + static_cast<size_t>(t / 4) * sizeof bytes, &bytes, sizeof bytes);
-        }
-        minus = sum * -Isa::kOffsetV;
-        return bound * (1.0f / Isa::kWeightLimit);
+        s.l = l, s.mass += tile;
+        return operands(a.v.format, scores, view.last, tile, bound, s.mass, w8, rest8);
     }
 
-    // K and V are formats with tables; at most kMaxBatchedRows rows.
+    // K and V are formats with codes; at most kMaxBatchedRows rows.
     static void run(const AttendArgs& a, const AttendState& state, float* scratch) {
         const int    dk = a.k.head_dim, dv = a.v.head_dim, vectors = (a.rows + kLanes - 1) / kLanes;
         const Space  at     = carve(scratch, dk, dv, vectors);
@@ -302,9 +397,9 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
         for (int n = 0; n < vectors; n++) {
             const int rows = rows_of(n), r0 = n * kLanes;
             to_lanes(a.q + static_cast<size_t>(r0) * dk, rows, dk, at.qt);
-            prepare_query(at.qt, dk, at.q + n * q_size, s[n]);
+            prepare_query(a.k.format, at.qt, dk, at.q + n * q_size, at.q_rest + n * q_size, s[n]);
             s[n].step *= scale;
-            s[n].m = splat(kNegInf), s[n].l = Fv{}, s[n].offset = Fv{};
+            s[n].m = splat(kNegInf), s[n].l = s[n].mass = Fv{}, s[n].offset = Fv{};
             for (int i = 0; a.offset && i < rows; i++) s[n].offset[i] = a.offset[r0 + i];
             for (int i = 0; i < rows; i++) s[n].m[i] = state.m[r0 + i] * kLog2E, s[n].l[i] = state.l[r0 + i];
             s[n].top = s[n].m;
@@ -332,20 +427,37 @@ template <class Isa> struct RowAttention : Vectors<Isa> {
                     Isa::load_halves(tile_scales(a.v.format, dv, v), v_scale);
                     expanded = true;
                 }
-                if (pair == kPair) dots<kPair>(at.k, at.q + n * q_size, dk, s + n, last, at.scores);
-                else dots<1>(at.k, at.q + n * q_size, dk, s + n, last, at.scores);
-                Fv   step[kPair];
-                Iv   minus[kPair];
-                bool live = false;
-                for (int i = 0; i < pair; i++)
-                    step[i] = v_unit * weights(a, view[i], k_scale, v_scale, at.terms + i * kTileTokens * kLanes, sparse, s[n + i],
-                                               at.scores + i * kTileTokens * kLanes, at.o + static_cast<size_t>(n + i) * dv * kLanes,
-                                               at.w + i * kTileTokens / 4 * sizeof(Fv), minus[i], live);
+                const uint8_t *q = at.q + n * q_size, *q_rest = at.q_rest + n * q_size;
+                if (pair == kPair) dots<kPair, false>(at.k, q, dk, s + n, last, at.scores);
+                else dots<1, false>(at.k, q, dk, s + n, last, at.scores);
+                if (pair == kPair && s[n].twice && s[n + 1].twice) dots<kPair, true>(at.k, q_rest, dk, s + n, last, at.scores);
+                else
+                    for (int i = 0; i < pair; i++)
+                        if (s[n + i].twice)
+                            dots<1, true>(at.k, q_rest + i * q_size, dk, s + n + i, last, at.scores + i * kTileTokens * kLanes);
+                Fv   step[kPair], rest_step[kPair];
+                Iv   minus[kPair], rest_minus[kPair];
+                bool live = false, twice[kPair] = {};
+                for (int i = 0; i < pair; i++) {
+                    const size_t  bytes = i * kTileTokens / 4 * sizeof(Fv);
+                    const Weights w     = weights(a, view[i], k_scale, v_scale, at.terms + i * kTileTokens * kLanes, sparse, s[n + i],
+                                                  at.scores + i * kTileTokens * kLanes, at.o + static_cast<size_t>(n + i) * dv * kLanes,
+                                                  at.w + bytes, at.w_rest + bytes, live);
+                    step[i] = w.step * v_unit, minus[i] = w.minus, twice[i] = w.twice;
+                    rest_step[i] = w.rest_step * v_unit, rest_minus[i] = w.rest_minus;
+                }
                 if (a.v_tiles) a.v_tiles->seen++, a.v_tiles->skipped += !live;
                 if (!live) continue;
+                if (a.v_tiles) a.v_tiles->twice += (twice[0] || twice[1]) && !always_twice(a.v.format);
                 float* o = at.o + static_cast<size_t>(n) * dv * kLanes;
                 if (pair == kPair) weigh<kPair>(at.v, at.w, dv, step, minus, last, o);
                 else weigh<1>(at.v, at.w, dv, step, minus, last, o);
+                if (twice[0] && twice[1]) weigh<kPair>(at.v, at.w_rest, dv, rest_step, rest_minus, last, o);
+                else
+                    for (int i = 0; i < pair; i++)
+                        if (twice[i])
+                            weigh<1>(at.v, at.w_rest + i * kTileTokens / 4 * sizeof(Fv), dv, rest_step + i, rest_minus + i, last,
+                                     o + static_cast<size_t>(i) * dv * kLanes);
             }
         }
         for (int n = 0; n < vectors; n++) {

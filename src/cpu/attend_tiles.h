@@ -1,8 +1,11 @@
 // Attention over a run of tiles, lanes are tokens (scores) and dims (weighted sums). Written once over the operations of an ISA (struct
 // Isa, see avx2_isa.h), beside those of vectors.h:
-//   prepare_query(q, d, rows, unit, QueryOperand&)           int8 operand of the scores
+//   quantize_query(q, d, q8) -> step                         one query as int8, by the rules of the multiplication
+//   prepare_query(q, d, rows, unit, QueryOperand&)           operand of the scores: queries as int8, laid out
 //   scores_of<Codes, rows>(tile, d, operand, out)            out[rows][64] = step * unit * Σ q8 * level
 //   quantize_weights(w, w8) -> step                          u8 operand of the weighted sum, 64 tokens as vectors
+//   from_bytes(p)                                            kLanes u8 -> f32
+//   sum_bytes(p)                                             of 64 u8
 //   weigh_of<Codes, rows>(tile, d, w8, step, o)              o[rows][d] += step * Σ w8 * level
 //   expand_k<Codes>, expand_v<Codes>(format, tile, d, out)   K: out[d][64], V: out[64][d], f32 with scales
 //   expand_f16(operand, tile, d, out)                        the same of f16 rows
@@ -95,9 +98,7 @@ template <class Isa> struct Attention : Vectors<Isa> {
         const auto codes = [&]<class C>(C) {
             op == Operand::K ? Isa::template expand_k<C>(f, tile, d, out) : Isa::template expand_v<C>(f, tile, d, out);
         };
-        if (!f.transformed()) Isa::expand_f16(op, tile, d, out);
-        else if (has_tables(f)) with_codes(f, codes);
-        else codes(ByteCodes{});
+        f.transformed() ? with_codes(f, codes) : Isa::expand_f16(op, tile, d, out);
     }
 
     // ---- masks: one tile of one row is open (adds nothing), closed (-inf everywhere) or has terms of its own
@@ -139,9 +140,11 @@ template <class Isa> struct Attention : Vectors<Isa> {
     // ---- the running softmax
 
     struct RowState {
-        float m;   // reference the weights are relative to: at most kLag behind the true maximum
-        float top; // the true maximum so far
-        Fv    l;   // Σ weights, by lane
+        float m;        // reference the weights are relative to: at most kLag behind the true maximum
+        float top;      // the true maximum so far
+        Fv    l;        // Σ weights, by lane
+        Fv    mass{};   // Σ weights * row scales of V, by lane, of this call; packed V only
+        float seen = 0; // its sum when it was last looked at
     };
 
     // Scores of one row (dots; times factor per key, plus terms) -> weights 2^(score - m). Returns the largest score; -inf: the row sees
@@ -165,7 +168,7 @@ template <class Isa> struct Attention : Vectors<Isa> {
         s.top = tile_top > s.top ? tile_top : s.top;
         if (tile_top > s.m + kLag || s.m == kNegInf) {
             const float shrink = s.m == kNegInf ? 0.0f : std::exp2(s.m - tile_top);
-            s.l *= shrink;
+            s.l *= shrink, s.mass *= shrink, s.seen *= shrink;
             for (int i = 0; i < a.v.head_dim; i += kLanes) store(o + i, load(o + i) * shrink);
             s.m = tile_top;
         }
@@ -178,30 +181,73 @@ template <class Isa> struct Attention : Vectors<Isa> {
         return tile_top;
     }
 
-    // integer: scores and weighted sums of formats with tables stay on the packed codes (decode); else every tile is expanded (batched).
+    // ---- second passes: when, and why, says attend_common.h
+
+    // rest: what int8 leaves of the queries that need a second pass, [rows][d]; 0 for the others. False: none needs it.
+    static bool query_rest(const AttendArgs& a, float* rest) {
+        const int   d     = a.k.head_dim;
+        const float limit = query_peak_limit(a.k.format);
+        bool        any   = false;
+        for (int r = 0; r < a.rows; r++, rest += d) {
+            const float* q = a.q + static_cast<size_t>(r) * d;
+            Fv           top{}, sum{};
+            for (int i = 0; i < d; i += kLanes) {
+                const Fv square = load(q + i) * load(q + i);
+                top             = larger(top, square), sum += square;
+            }
+            int8_t q8[kMaxHeadDim];
+            float  step = 0;
+            if (always_twice(a.k.format) || Isa::fold_max(top) * static_cast<float>(d) > limit * Isa::fold_sum(sum))
+                step = Isa::quantize_query(q, d, q8);
+            any |= step > 0;
+            for (int i = 0; i < d; i++) rest[i] = step > 0 ? q[i] - step * static_cast<float>(q8[i]) : 0.0f;
+        }
+        return any;
+    }
+    // Whether bytes of this step lose too much of a tile's weights. tile: the weights' sum by lane, which s.mass contains.
+    static bool loses_mass(Fv tile, float step, const uint8_t* w8, RowState& s) {
+        const auto too_much = [&](float lost) { return lost > kLostMass * s.seen; };
+        if (!too_much(step * (kTileTokens / 2))) return false; // what rounding can take off at most, and the mass only grows
+        s.seen = Isa::fold_sum(s.mass);
+        if (!too_much(step * (kTileTokens / 2))) return false;
+        const float lost = std::fabs(Isa::fold_sum(tile) - step * static_cast<float>(Isa::sum_bytes(w8)));
+        return too_much(lost) && lost > kLostSteps * step;
+    }
+    // Bytes of what w8 leaves of the weights. Returns their step, at most 1.5/255 of the first one (avx2: 6/255.4): before, w8 becomes one
+    // less where it can, and then leaves between 0 and 1.5 steps.
+    static float weight_rest(const Fv* w, float step, uint8_t* w8, uint8_t* rest8) {
+        for (int t = 0; t < kTileTokens; t++) w8[t] = static_cast<uint8_t>(w8[t] - (w8[t] != 0));
+        Fv rest[kVectors];
+        for (int i = 0; i < kVectors; i++) rest[i] = w[i] - Isa::from_bytes(w8 + i * kLanes) * step;
+        return Isa::quantize_weights(rest, rest8);
+    }
+
+    // integer: scores and weighted sums of formats with codes stay on the packed codes (decode); else every tile is expanded (batched).
     static void run(const AttendArgs& a, const AttendState& s, float* scratch, bool integer) {
         const int    dk = a.k.head_dim, dv = a.v.head_dim;
         float* const kt     = scratch;                                    // [dk][64]
         float* const vt     = kt + static_cast<size_t>(kTileTokens) * dk; // [64][dv]
         float* const sc     = vt + static_cast<size_t>(kTileTokens) * dv; // [rows][64]
-        const bool   k_int  = integer && has_tables(a.k.format);
-        const bool   v_int  = integer && has_tables(a.v.format);
+        const bool   k_int  = integer && a.k.format.transformed();
+        const bool   v_int  = integer && a.v.format.transformed();
         const bool   k_half = integer && !a.k.format.transformed(), v_half = integer && !a.v.format.transformed();
         const size_t k_step = tile_bytes(a.k.format, dk), v_step = tile_bytes(a.v.format, dv);
         const float  v_unit = v_int ? unit_of(a.v.format) : 1.0f;
         const float  sparse = std::log2(a.sparse_v); // -inf when off
         const float  scale  = a.softcap != 0 ? a.scale : a.scale * kLog2E;
 
-        typename Isa::QueryOperand operand;
-        if (k_int) Isa::prepare_query(a.q, dk, a.rows, unit_of(a.k.format), operand);
+        typename Isa::QueryOperand operand[2]; // of both passes
+        const bool                 k_twice = k_int && query_rest(a, kt);
+        if (k_int) Isa::prepare_query(a.q, dk, a.rows, unit_of(a.k.format), operand[0]);
+        if (k_twice) Isa::prepare_query(kt, dk, a.rows, unit_of(a.k.format), operand[1]);
 
         alignas(64) float   terms[kTileTokens], factor[kTileTokens], v_scale[kTileTokens] = {};
-        alignas(64) uint8_t w8[kMaxDecodeRows][kTileTokens];
-        float               step[kMaxDecodeRows];
+        alignas(64) uint8_t w8[kMaxDecodeRows][kTileTokens], rest8[kMaxDecodeRows][kTileTokens];
+        float               step[kMaxDecodeRows], rest_step[kMaxDecodeRows];
         RowState            state[kMaxBatchedRows];
         for (int r = 0; r < a.rows; r++) {
             const float m = s.m[r] * kLog2E;
-            state[r]      = {m, m, Fv{}};
+            state[r]      = {m, m, Fv{}, Fv{}, 0};
             state[r].l[0] = s.l[r];
         }
         for (int t = 0; t < kTileTokens; t++) factor[t] = scale;
@@ -223,7 +269,11 @@ template <class Isa> struct Attention : Vectors<Isa> {
             for (int i = 64; i <= 128; i += 64) __builtin_prefetch(k + 2 * k_step - i), __builtin_prefetch(v + 2 * v_step - i);
 
             if (k_int) {
-                scores(a.k.format, k, dk, operand, a.rows, sc);
+                scores(a.k.format, k, dk, operand[0], a.rows, sc);
+                if (k_twice) {
+                    scores(a.k.format, k, dk, operand[1], a.rows, kt);
+                    for (int i = 0; i < a.rows * kTileTokens; i += kLanes) store(sc + i, load(sc + i) + load(kt + i));
+                }
                 Isa::load_halves(tile_scales(a.k.format, dk, k), factor);
                 for (int t = 0; t < kTileTokens; t += kLanes) store(factor + t, load(factor + t) * scale);
             } else if (k_half) {
@@ -233,7 +283,7 @@ template <class Isa> struct Attention : Vectors<Isa> {
                 scores_f32(a.q, dk, kt, a.rows, sc);
             }
             if (v_int) Isa::load_halves(tile_scales(a.v.format, dv, v), v_scale);
-            bool live = false; // some weight matters
+            bool live = false, v_twice = false; // some weight matters; some row has a rest
             for (int r = 0; r < a.rows; r++) {
                 float* const dots = sc + r * kTileTokens;
                 float* const o    = s.o + static_cast<size_t>(r) * dv;
@@ -247,16 +297,26 @@ template <class Isa> struct Attention : Vectors<Isa> {
                     for (Fv& x : w) x = Fv{};
                 else live |= !(top < state[r].top + sparse);
                 if (v_int) { // the row scales of V go into the weights
-                    for (int i = 0; i < kVectors; i++) w[i] *= load(v_scale + i * kLanes);
-                    step[r] = Isa::quantize_weights(w, w8[r]) * v_unit;
+                    Fv tile{};
+                    for (int i = 0; i < kVectors; i++) w[i] *= load(v_scale + i * kLanes), tile += w[i];
+                    state[r].mass += tile;
+                    const float once = Isa::quantize_weights(w, w8[r]);
+                    step[r]          = once * v_unit;
+                    if (always_twice(a.v.format) || loses_mass(tile, once, w8[r], state[r])) {
+                        if (!v_twice) std::memset(rest8, 0, sizeof rest8), std::memset(rest_step, 0, sizeof rest_step);
+                        v_twice      = true;
+                        rest_step[r] = weight_rest(w, once, w8[r], rest8[r]) * v_unit;
+                    }
                 } else {
                     for (int i = 0; i < kVectors; i++) store(dots + i * kLanes, w[i]);
                 }
             }
             if (a.v_tiles) a.v_tiles->seen++, a.v_tiles->skipped += !live;
             if (!live) continue;
+            if (a.v_tiles) a.v_tiles->twice += v_twice && !always_twice(a.v.format);
             if (v_int) {
                 weigh(a.v.format, v, dv, w8[0], step, a.rows, s.o);
+                if (v_twice) weigh(a.v.format, v, dv, rest8[0], rest_step, a.rows, s.o);
             } else if (v_half) {
                 HalfRows<Isa>::weigh(sc, reinterpret_cast<const uint16_t*>(v), tokens, dv, a.rows, s.o);
             } else {
@@ -272,7 +332,7 @@ template <class Isa> struct Attention : Vectors<Isa> {
     }
     static void decode(const AttendArgs& a, const AttendState& s, float* scratch) { run(a, s, scratch, true); }
     static void batched(const AttendArgs& a, const AttendState& s, float* scratch) {
-        const bool integer = has_tables(a.k.format) && has_tables(a.v.format);
+        const bool integer = a.k.format.transformed() && a.v.format.transformed();
         integer ? RowAttention<Isa>::run(a, s, scratch) : run(a, s, scratch, false);
     }
 };

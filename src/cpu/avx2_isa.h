@@ -50,6 +50,17 @@ struct Avx2 {
         float step[kMaxDecodeRows];                                   // query step times the codebook's unit
     };
 
+    static Floats from_bytes(const uint8_t* p) {
+        return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+    }
+
+    static int sum_bytes(const uint8_t* p) {
+        const auto    sums = [&](int i) { return _mm256_sad_epu8(load(p + i), _mm256_setzero_si256()); };
+        const __m256i sum  = _mm256_add_epi64(sums(0), sums(32));
+        const __m128i half = _mm_add_epi64(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+        return _mm_cvtsi128_si32(_mm_add_epi64(half, _mm_unpackhi_epi64(half, half)));
+    }
+
     // The largest value that must map to 128 so that the rules above hold for real numbers: pairs within 128, eight within 258.
     static float query_bound(const float* q, int d) {
         float bound = 0;

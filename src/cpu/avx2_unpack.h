@@ -14,7 +14,7 @@ namespace {
 inline __m256i load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 
 struct LevelTable {
-    __m256i low;  // index in the low bits of a nibble
+    __m256i low;  // index in the low bits of a nibble; 8 bit: the offset, which XOR adds
     __m256i high; // 2 bit only: index in bits 2-3 of a nibble
 };
 // V is read in halves of a dim group. At 3 bits they differ in their phases: what serves unit or plane i of half h is at [i + 2h].
@@ -25,11 +25,13 @@ struct TrellisTable {
 };
 template <class C> using Table = std::conditional_t<C::trellis, TrellisTable, LevelTable>;
 
-template <class C> Table<C> make_table(Operand op, int offset) { // unused for 8 bits
+template <class C> Table<C> make_table(Operand op, int offset) { // offset: 0 or 128
     alignas(32) int8_t bytes[32];
     const auto         vector = [&] { return _mm256_load_si256(reinterpret_cast<const __m256i*>(bytes)); };
     Table<C>           t{};
-    if constexpr (!C::trellis) {
+    if constexpr (C::bits == 8) {
+        t.low = _mm256_set1_epi8(static_cast<char>(offset));
+    } else if constexpr (!C::trellis) {
         const Codebook& book = codebook(C::bits);
         for (int i = 0; i < 32; i++) bytes[i] = static_cast<int8_t>(book.level[i % 16 % book.n] + offset);
         t.low = vector();
@@ -58,7 +60,8 @@ inline __m256i high_nibble(__m256i x) { return _mm256_and_si256(_mm256_srli_epi1
 
 template <int Bits, class Use> [[gnu::always_inline]] inline void unpack(const uint8_t* p, const LevelTable& t, Use use) {
     if constexpr (Bits == 8) {
-        for (int i = 0; i < 8; i += 4) use(i, load(p + 64 * i), load(p + 64 * i + 64), load(p + 64 * i + 128), load(p + 64 * i + 192));
+        const auto level = [&](int i) { return _mm256_xor_si256(load(p + 64 * i), t.low); };
+        for (int i = 0; i < 8; i += 4) use(i, level(i), level(i + 1), level(i + 2), level(i + 3));
     } else if constexpr (Bits == 4) {
         for (int i = 0; i < 8; i += 4) {
             const __m256i a = load(p + 32 * i), b = load(p + 32 * i + 64);

@@ -26,8 +26,9 @@ struct Avx512 {
     static float fold_max(Floats v) { return _mm512_reduce_max_ps(v); }
     static float fold_sum(Floats v) { return _mm512_reduce_add_ps(v); }
 
-    using QueryOperand                  = ByteQueries;
-    static constexpr auto prepare_query = prepare_byte_queries;
+    using QueryOperand                   = ByteQueries;
+    static constexpr auto prepare_query  = prepare_byte_queries;
+    static constexpr auto quantize_query = quantize_by_largest;
 
     template <class C, int R> static void scores_of(const uint8_t* tile, int d, const QueryOperand& op, float* out) {
         static const Table<C> table = make_table<C>(Operand::K, 128);
@@ -45,6 +46,12 @@ struct Avx512 {
         }
     }
 
+    static Floats from_bytes(const uint8_t* p) {
+        return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+    }
+    static int sum_bytes(const uint8_t* p) {
+        return static_cast<int>(_mm512_reduce_add_epi64(_mm512_sad_epu8(load(p), _mm512_setzero_si512())));
+    }
     // w >= 0, 64 tokens. Returns the step: w ~ step * w8.
     static float quantize_weights(const Floats* w, uint8_t* w8) {
         const float top = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(w[0], w[1]), _mm512_max_ps(w[2], w[3])));

@@ -12,7 +12,7 @@ namespace {
 
 inline __m512i load(const void* p) { return _mm512_loadu_si512(p); }
 
-// VPERMB takes six index bits; the tables repeat, so what stands above the code does not matter.
+// VPERMB takes six index bits; the tables repeat, so what stands above the code does not matter. 8 bit: the offset, which XOR adds.
 struct LevelTable {
     __m512i levels;
 };
@@ -24,11 +24,13 @@ struct TrellisTable {
 };
 template <class C> using Table = std::conditional_t<C::trellis, TrellisTable, LevelTable>;
 
-template <class C> Table<C> make_table(Operand op, int offset) {
+template <class C> Table<C> make_table(Operand op, int offset) { // offset: 0 or 128
     alignas(64) int8_t bytes[64];
     const auto         vector = [&] { return _mm512_load_si512(bytes); };
     Table<C>           t{};
-    if constexpr (!C::trellis) {
+    if constexpr (C::bits == 8) {
+        t.levels = _mm512_set1_epi8(static_cast<char>(offset));
+    } else if constexpr (!C::trellis) {
         const Codebook& book = codebook(C::bits);
         for (int i = 0; i < 64; i++) bytes[i] = static_cast<int8_t>(book.level[i % book.n] + offset);
         t.levels = vector();
@@ -56,7 +58,7 @@ template <class C> Table<C> make_table(Operand op, int offset) {
 template <int Bits, class Use> [[gnu::always_inline]] inline void unpack(const uint8_t* p, __m512i table, Use use) {
     const auto lookup = [&](__m512i index) { return _mm512_permutexvar_epi8(index, table); };
     if constexpr (Bits == 8) {
-        for (int i = 0; i < 8; i++) use(i, load(p + 64 * i));
+        for (int i = 0; i < 8; i++) use(i, _mm512_xor_si512(load(p + 64 * i), table));
     } else if constexpr (Bits == 4) {
         for (int i = 0; i < 4; i++) {
             const __m512i x = load(p + 64 * i);

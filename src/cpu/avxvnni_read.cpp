@@ -7,8 +7,9 @@ namespace tightkv {
 namespace {
 
 struct AvxVnni : Avx2 {
-    using QueryOperand                  = ByteQueries;
-    static constexpr auto prepare_query = prepare_byte_queries;
+    using QueryOperand                   = ByteQueries;
+    static constexpr auto prepare_query  = prepare_byte_queries;
+    static constexpr auto quantize_query = quantize_by_largest;
 
     template <class C, int R> static void scores_of(const uint8_t* tile, int d, const QueryOperand& op, float* out) {
         static const Table<C> table = make_table<C>(Operand::K, 128);

@@ -27,9 +27,9 @@ struct TileRun {
     int            head_dim = 0;
 };
 
-// What a kernel saw of the tiles of V.
+// What a kernel saw of the tiles of V. twice: too much of a row's weights would have been rounded away (kLostMass in attend_common.h).
 struct TileCounts {
-    int64_t seen = 0, skipped = 0;
+    int64_t seen = 0, skipped = 0, twice = 0;
 };
 
 // Attention of `rows` query rows over the tokens [begin, end) of one KV head; begin is a multiple of kTileTokens.
@@ -76,17 +76,17 @@ struct KernelTable {
     void (*query)(const Transform& t, float* q);
     void (*output)(const Transform& t, float* o);
     // Read path, up to kMaxDecodeRows rows: integer dot products on the packed codes, one unpack for all rows.
-    // Operands without a codebook (turbo8, f16) are expanded to f32 instead. scratch: attend_scratch() floats, 64-byte aligned.
+    // f16 operands are used as they lie, in f32. scratch: attend_scratch() floats, 64-byte aligned.
     void (*attend_decode)(const AttendArgs& a, const AttendState& s, float* scratch);
-    // Read path, up to kMaxBatchedRows rows: every tile is expanded once and used by all rows, codebook formats to int8, others to f32.
+    // Read path, up to kMaxBatchedRows rows: every tile is expanded once and used by all rows, codes to int8, beside f16 to f32.
     void (*attend_batched)(const AttendArgs& a, const AttendState& s, float* scratch);
 };
 
-// Floats a kernel needs beside its arguments, for any ISA level. Packed codes: the expanded tile, the rows' int8 queries and outputs with
-// rows as lanes, scores and weights of two vectors of rows. Other operands: the tile in f32 and scores.
+// Floats a kernel needs beside its arguments, for any ISA level. Packed codes: the expanded tile, the rows' int8 queries (two passes) and
+// outputs with rows as lanes, scores and weights of two vectors of rows. Other operands: the tile in f32 and scores.
 inline size_t attend_scratch(int head_dim_k, int head_dim_v) {
     const size_t dk = static_cast<size_t>(head_dim_k), dv = static_cast<size_t>(head_dim_v), rows = kMaxBatchedRows, lanes = 16;
-    const size_t packed   = (kTileTokens * (dk + dv) + rows * dk) / sizeof(float) + rows * dv + lanes * (dk + 2 * kTileTokens * 3);
+    const size_t packed   = (kTileTokens * (dk + dv) + 2 * rows * dk) / sizeof(float) + rows * dv + lanes * (dk + 2 * kTileTokens * 3);
     const size_t expanded = kTileTokens * (dk + dv + rows);
     return packed > expanded ? packed : expanded;
 }

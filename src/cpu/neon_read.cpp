@@ -45,8 +45,9 @@ struct Neon {
         }
     }
 
-    using QueryOperand                  = ByteQueries;
-    static constexpr auto prepare_query = prepare_byte_queries;
+    using QueryOperand                   = ByteQueries;
+    static constexpr auto prepare_query  = prepare_byte_queries;
+    static constexpr auto quantize_query = quantize_by_largest;
 
     template <class C, int R> static void scores_of(const uint8_t* tile, int d, const QueryOperand& op, float* out) {
         static const Table<C> table = make_table<C>(kOffsetK);
@@ -66,6 +67,16 @@ struct Neon {
         }
     }
 
+    static Floats from_bytes(const uint8_t* p) {
+        uint32_t x;
+        std::memcpy(&x, p, 4);
+        return vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(x)))));
+    }
+    static int sum_bytes(const uint8_t* p) {
+        int sum = 0;
+        for (int i = 0; i < kTileTokens; i += 16) sum += vaddlvq_u8(vld1q_u8(p + i));
+        return sum;
+    }
     // w >= 0, 64 tokens. Returns the step: w ~ step * w8.
     static float quantize_weights(const Floats* w, uint8_t* w8) {
         float32x4_t top = w[0];
@@ -84,10 +95,7 @@ struct Neon {
         static const Table<C> table = make_table<C>(kOffsetV);
         const Table<C>        t     = table;
         int32_t               minus[R]; // -128 Σw
-        for (int r = 0; r < R; r++) {
-            minus[r] = 0;
-            for (int i = 0; i < kTileTokens; i += 16) minus[r] -= kOffsetV * vaddlvq_u8(vld1q_u8(w8 + r * kTileTokens + i));
-        }
+        for (int r = 0; r < R; r++) minus[r] = -kOffsetV * sum_bytes(w8 + r * kTileTokens);
         for (int n = 0; n < d / 4; n++) {
             const int quarter = nth_part<C>(n, d / 4, 4); // four dims
             int32x4_t acc[R];

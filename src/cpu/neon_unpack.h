@@ -13,7 +13,7 @@ namespace {
 
 // TBL takes the whole byte for its index; the tables repeat, so inside the low nibble what stands beside the code does not matter.
 struct LevelTable {
-    uint8x16_t low;  // index in the low bits of a nibble
+    uint8x16_t low;  // index in the low bits of a nibble; 8 bit: the offset, which XOR adds
     uint8x16_t high; // 2 bit only: index in bits 2-3 of a nibble
 };
 // V is read in quarters of a dim group. At 3 bits they differ in their phases: what serves unit u of quarter q is at [u + q].
@@ -23,11 +23,13 @@ struct TrellisTable {
 };
 template <class C> using Table = std::conditional_t<C::trellis, TrellisTable, LevelTable>;
 
-template <class C> Table<C> make_table(int offset) { // unused for 8 bits
+template <class C> Table<C> make_table(int offset) { // offset: 0 or 128
     int8_t     bytes[16];
     const auto vector = [&] { return vreinterpretq_u8_s8(vld1q_s8(bytes)); };
     Table<C>   t{};
-    if constexpr (!C::trellis) {
+    if constexpr (C::bits == 8) {
+        t.low = vdupq_n_u8(static_cast<uint8_t>(offset));
+    } else if constexpr (!C::trellis) {
         const Codebook& book = codebook(C::bits);
         for (int i = 0; i < 16; i++) bytes[i] = static_cast<int8_t>(book.level[i % book.n] + offset);
         t.low = vector();
@@ -53,8 +55,8 @@ inline uint8x16_t high_nibble(uint8x16_t x) { return vshrq_n_u8(x, 4); }
 template <int Bits, class Use> [[gnu::always_inline]] inline void unpack(const uint8_t* p, const LevelTable& t, Use use) {
     const auto lookup = [](uint8x16_t table, uint8x16_t index) { return vqtbl1q_u8(table, index); };
     if constexpr (Bits == 8) {
-        for (int i = 0; i < 8; i += 4)
-            use(i, vld1q_u8(p + 64 * i), vld1q_u8(p + 64 * i + 64), vld1q_u8(p + 64 * i + 128), vld1q_u8(p + 64 * i + 192));
+        const auto level = [&](int i) { return veorq_u8(vld1q_u8(p + 64 * i), t.low); };
+        for (int i = 0; i < 8; i += 4) use(i, level(i), level(i + 1), level(i + 2), level(i + 3));
     } else if constexpr (Bits == 4) {
         for (int i = 0; i < 8; i += 4) {
             const uint8x16_t a = vld1q_u8(p + 32 * i), b = vld1q_u8(p + 32 * i + 64);

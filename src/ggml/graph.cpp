@@ -194,7 +194,7 @@ public:
         for (size_t i = 0; i < n_jobs_; i++) {
             if (pool()[i]->way != Way::kAttend || pool()[i]->stage != 2) continue;
             const TileCounts c = pool()[i]->attention.v_tiles();
-            stats().v_tiles += c.seen, stats().v_tiles_skipped += c.skipped;
+            stats().v_tiles += c.seen, stats().v_tiles_skipped += c.skipped, stats().v_tiles_twice += c.twice;
         }
     }
 

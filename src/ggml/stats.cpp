@@ -29,6 +29,7 @@ std::string stats_json() {
     field("fallback_ops", s.fallback_ops);
     field("v_tiles", s.v_tiles);
     field("v_tiles_skipped", s.v_tiles_skipped);
+    field("v_tiles_twice", s.v_tiles_twice);
     field("rows_read", s.rows_read);
     field("rows_written", s.rows_written);
     field("refused_rows", s.refused_rows);

@@ -12,8 +12,8 @@ struct AdapterStats {
     std::atomic<int64_t> native_attention{0}; // FLASH_ATTN_EXT on compressed rows
     std::atomic<int64_t> generic_ops{0};      // decode -> host op -> re-encode
     std::atomic<int64_t> fallback_ops{0};     // ops of the host on cache tensors that were left as f16
-    std::atomic<int64_t> v_tiles{0},
-        v_tiles_skipped{0}; // sparse V: 64 tokens of one KV head, for every block of rows a kernel takes at once
+    // 64 tokens of one KV head, for every block of rows a kernel takes at once; sparse V; weights in two passes (docs/kernels.md)
+    std::atomic<int64_t> v_tiles{0}, v_tiles_skipped{0}, v_tiles_twice{0};
     std::atomic<int64_t> rows_read{0}, rows_written{0}; // by state save/restore and copies
     std::atomic<int64_t> refused_rows{0};               // NaN/Inf, stored as zeros
     std::atomic<int64_t> saturated_rows{0};

@@ -2,8 +2,8 @@
 //
 // Notation: q' = T q, k_j and v_j the decoded rows (transformed domain where there is one), p_j the softmax weights, u = 2^-24.
 //
-// f32 paths (scalar; batched; operands without a codebook): twice the largest error that a plain f32 evaluation of the same
-// operation makes on the same rows, plus 1e-6, plus 2 * 3e-6 * Σ p|v| for the kernels' exponential (vectors.h declares 3e-6).
+// f32 paths (scalar; f16 operands, and many rows where either operand is f16): twice the largest error that a plain f32 evaluation of the
+// same operation makes on the same rows, plus 1e-6, plus 2 * 3e-6 * Σ p|v| for the kernels' exponential (vectors.h declares 3e-6).
 //
 // int8 scores: q' ~ step * q8. Per coordinate the error is at most e_i = step/2, or what clipping at 127 leaves of the largest.
 //   VNNI, neon:  step = max|q'| / 127
@@ -15,6 +15,13 @@
 // Then |Δs_j| <= scale Σ_i e_i |k_ji| (a soft-cap only shrinks it), and with δ the largest of them p changes by e^{±2δ}.
 // int8 weights: w_t = p_t * (fp16 scale of v_t) ~ step * w8 per tile of 64, error step/2 for every token that is not masked.
 //   VNNI, neon: step = max w / 255    avx2: step = (largest sum of four tokens of an int16 lane) / 255.4
+// Two passes: turbo8 always, and keys in other codes where the query has an outlier: (10^0.01 - 1) * 12 * 127² D < max|q'|² d / |q'|², D
+// the codes' distortion. The second pass rounds what the first one leaves, r_i with |r_i| <= e_i, by the same rules to steps of its own:
+//   scores: VNNI max e / 127, avx2 b(e) / 126 with b as above, signs unknown. The error left is step/2, on avx2 with few rows at most the
+//           b(e) / 128 that clipping leaves; with the least-squares step at most (1 + sqrt(d)) step/2, as |q8_i| |q8|_1 <= sqrt(d) |q8|_2².
+//           The rest itself is rounded to f32: 2^-23 |q'_i| more.
+//   weights: what is left lies between 0 and 1.5 steps, so VNNI step * 1.5/255, avx2 step * 4 * 1.5/255.4; f32: 2^-22 w_t more.
+// Weights of other codes take a second pass by the mass they lose, which only shrinks the error: attention_passes_test.cpp.
 // Together |Δo| <= (e^{2δ} - 1) Σ p|v| + e^{2δ} |T^-1| Σ_t (step/2) |level_t|: the worst case, hardly ever near.
 // So the whole operation's squared error is held against its expectation, too: rounding errors are uniform, e_i² -> e_i²/3 and
 // independent between keys: E = Σ_j p_j² σ_j² |v_j - o|² + Σ_t step²/12 |level_t|². A row's squared error scatters around E like a sum of n
@@ -397,13 +404,43 @@ inline double AttentionData::f32_score_error(const std::vector<double>& q, const
     return (static_cast<double>(d) + 4) * 0x1p-24 * c_.scale() * (mean + key);
 }
 
+inline double largest(const std::vector<double>& x) {
+    double top = 0;
+    for (const double v : x) top = std::max(top, std::fabs(v));
+    return top;
+}
+// What avx2 maps to 128 (few rows) or 126.
+inline double lane_bound(const std::vector<double>& y, bool few) {
+    double b = 0;
+    for (size_t g = 0; g < y.size(); g += 16)
+        for (size_t h = 0; h < 4; h += 2) { // an int16 lane: dims {g + h, +1} of each of four dwords
+            double sum = 0, positive = 0, negative = 0;
+            for (size_t w = 0; w < 16; w += 4) {
+                const double x = y[g + w + h], z = y[g + w + h + 1];
+                if (few || w % 8 == 0) positive = negative = 0;
+                positive += std::max(x, 0.0) + std::max(z, 0.0), negative += std::max(-x, 0.0) + std::max(-z, 0.0);
+                b = std::max({b, positive, negative});
+                sum += std::fabs(x) + std::fabs(z);
+            }
+            if (few) b = std::max(b, sum * 128 / 258);
+        }
+    return b;
+}
+// peak: max|q'|² d / |q'|². Close to the limit either answer may be the kernel's: no second pass.
+inline bool query_twice(const Format& f, double peak) {
+    static const std::map<std::string, double> decibels = {{"turbo2", 9.30},   {"turbo3", 14.62},  {"turbo4", 20.22},
+                                                           {"turbo2t", 10.80}, {"turbo3t", 16.22}, {"turbo4t", 22.03}};
+    if (f.kind == FormatKind::Uniform) return true;
+    return peak > 1.01 * (std::pow(10, 0.01) - 1) * 12 * 127 * 127 * std::pow(10, -decibels.at(f.name) / 10);
+}
+
 inline void AttentionData::integer_bounds(const std::vector<double>& q, int kv_head, const Rows& k, const Rows& v,
                                           const oracle::Attended& want, Reference& ref) const {
     const int            n = c_.n_kv, dk = c_.dk, dv = c_.dv;
-    const auto           tables   = [](const Format& f) { return f.kind == FormatKind::Levels || f.kind == FormatKind::Trellis; };
-    const bool           k_levels = tables(k_->format()), v_levels = tables(v_->format());
+    const bool           k_codes = k_->format().transformed(), v_codes = v_->format().transformed();
     const bool           few   = c_.few_rows(); // many rows: both operands packed, or none
-    const bool           k_int = k_levels && (few || v_levels), v_int = v_levels && (few || k_levels);
+    const bool           k_int = k_codes && (few || v_codes), v_int = v_codes && (few || k_codes);
+    const bool           v_twice = v_->format().kind == FormatKind::Uniform;
     const CaseTransform *of_k = transform_of(false, kv_head), *of_v = transform_of(true, kv_head);
     std::vector<double>  mass(static_cast<size_t>(dv), 0.0), spread(static_cast<size_t>(n), 0.0); // Σ p|v|; |v_j - o|²
     for (int j = 0; j < n; j++) {
@@ -417,20 +454,7 @@ inline void AttentionData::integer_bounds(const std::vector<double>& q, int kv_h
         Reference::Integer& r     = ref.integer[isa];
         double              delta = 0;
         if (k_int) {
-            double top = 0, b = 0;
-            for (const double x : y) top = std::max(top, std::fabs(x));
-            for (int g = 0; g < dk; g += 16)
-                for (int h = 0; h < 4; h += 2) { // an int16 lane: dims {g + h, +1} of each of four dwords
-                    double sum = 0, positive = 0, negative = 0;
-                    for (int w = 0; w < 16; w += 4) {
-                        const double x = y[g + w + h], z = y[g + w + h + 1];
-                        if (few || w % 8 == 0) positive = negative = 0;
-                        positive += std::max(x, 0.0) + std::max(z, 0.0), negative += std::max(-x, 0.0) + std::max(-z, 0.0);
-                        b = std::max({b, positive, negative});
-                        sum += std::fabs(x) + std::fabs(z);
-                    }
-                    if (few) b = std::max(b, sum * 128 / 258);
-                }
+            const double top = largest(y), b = lane_bound(y, few);
             const double step = isa == 1 ? top / 127 : b / 126;
             double       one = 0, two = 0; // norms of q'
             for (const double x : y) one += std::fabs(x), two += x * x;
@@ -438,6 +462,13 @@ inline void AttentionData::integer_bounds(const std::vector<double>& q, int kv_h
             for (const double x : y) {
                 random.push_back(std::max(step / 2, isa == 0 && few ? std::fabs(x) - 127 * b / 128 : 0.0));
                 e.push_back(random.back() + (few || two == 0 ? 0.0 : step / 2 * std::fabs(x) * one / two));
+            }
+            if (query_twice(k_->format(), dk * top * top / two)) {
+                const double bound = lane_bound(e, few), rest = isa == 1 ? largest(e) / 127 : bound / 126;
+                for (int i = 0; i < dk; i++) {
+                    random[i] = (isa == 0 && few ? bound / 128 : rest / 2) + 0x1p-23 * std::fabs(y[i]);
+                    e[i]      = random[i] + (few ? 0.0 : rest / 2 * std::sqrt(dk));
+                }
             }
             for (int j = 0; j < n; j++) {
                 if (want.weight[j] == 0 || k.exact[size_t(j)]) continue;
@@ -459,12 +490,13 @@ inline void AttentionData::integer_bounds(const std::vector<double>& q, int kv_h
                 for (int h = 0; h < 4 && isa == 0; h += 2)
                     step = std::max(step, (w[t + h] + w[t + h + 1] + w[t + h + 4] + w[t + h + 5]) / 255.4);
             }
+            if (v_twice) step *= isa == 1 ? 1.5 / 255 : 6 / 255.4;
             for (int t = 0; t < kTileTokens && tile + t < n; t++) {
                 if (w[t] == 0) continue;
                 const double* const y_t     = &v.transformed[size_t(tile + t) * dv]; // scale * unit * int8 level
                 const double* const columns = of_v && c_.dense ? of_v->columns.data() : nullptr;
-                const double        half    = step / 2 / v.scale[tile + t];
-                for (int x = 0; x < dv; x++) off[x] += half * std::fabs(y_t[x]);
+                const double        half = step / 2 / v.scale[tile + t], most = half + (v_twice ? 0x1p-22 * want.weight[tile + t] : 0.0);
+                for (int x = 0; x < dv; x++) off[x] += most * std::fabs(y_t[x]);
                 r.expected += half * half / 3 * sum_of(dv, [=](size_t x) { return y_t[x] * y_t[x] * (columns ? columns[x] : 1.0); });
             }
         }
