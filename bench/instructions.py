@@ -18,7 +18,7 @@ import tempfile
 TOLERANCE = 0.03
 SKIP = 77
 # Valgrind knows no AVX-512. The scalar reference is one code for all formats.
-WORK = [("avx2", f, w) for f in ("turbo4", "turbo3", "turbo2", "turbo4t", "turbo3t", "turbo2t") for w in ("encode", "few_rows", "many_rows")]
+WORK = [("avx2", f, w) for f in ("turbo4", "turbo3", "turbo2", "turbo4t", "turbo3t", "turbo2t", "turbo8") for w in ("encode", "few_rows", "many_rows")]
 WORK += [("scalar", "turbo4", w) for w in ("encode", "few_rows", "many_rows")]
 
 
