@@ -23,24 +23,48 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
     return std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }
 
-} // namespace
+// The levels beside the scalar one; tests of all of them ask the reference once.
+std::vector<const KernelTable*> fast_levels() {
+    std::vector<const KernelTable*> out;
+    for (const KernelTable* k : available_kernels())
+        if (k != &scalar_kernels()) out.push_back(k);
+    return out;
+}
 
-class Isa : public testing::TestWithParam<std::string> {
+std::vector<NamedRow> unpleasant_rows(int d) {
+    std::vector<NamedRow> rows = nasty_rows(d);
+    for (NamedRow& r : concentrated_rows(d, [](const std::vector<double>& y) { return oracle::inverse(y); })) rows.push_back(std::move(r));
+    return rows;
+}
+
+class Levels : public testing::Test {
 protected:
     void SetUp() override {
-        level_ = level_named(GetParam());
-        if (!level_) GTEST_SKIP() << "skipped: no " << GetParam() << " here";
+        if (levels_.empty()) GTEST_SKIP() << "skipped: no level but the scalar one here";
     }
-    const KernelTable* level_ = nullptr;
+    // Every level's row is the reference's, bit for bit; what the reference says is in `want`.
+    RowStatus expect_same_row(const Format& f, const Transform& t, const float* x, CodedRow& want) {
+        std::memset(&want, 0, sizeof want);
+        const RowStatus status = encode_row(f, t, x, want);
+        for (const KernelTable* level : levels_) {
+            CodedRow got;
+            std::memset(&got, 0xff, sizeof got);
+            EXPECT_EQ(level->encode(f, t, x, got), status) << level->name;
+            EXPECT_EQ(got.scale, want.scale) << level->name;
+            EXPECT_EQ(std::memcmp(got.codes, want.codes, static_cast<size_t>(t.head_dim())), 0) << level->name;
+        }
+        return status;
+    }
+    const std::vector<const KernelTable*> levels_ = fast_levels();
 };
 
-TEST_P(Isa, EncodesAndDecodesBitForBit) {
+} // namespace
+
+TEST_F(Levels, EncodeAndDecodeBitForBit) {
     for (const int d : head_dims()) {
         const Transform&      t    = transform_for(d);
-        std::vector<NamedRow> rows = nasty_rows(d);
-        for (NamedRow& r : concentrated_rows(d, [](const std::vector<double>& y) { return oracle::inverse(y); }))
-            rows.push_back(std::move(r));
-        Random random(21);
+        std::vector<NamedRow> rows = unpleasant_rows(d);
+        Random                random(21);
         for (int i = 0; i < 100000 / d; i++)
             rows.push_back({"random", gaussian(random, static_cast<size_t>(d), std::exp2(random.below(40) - 20))});
         for (int at = 0; at < d; at += 7) { // NaN or Inf in every lane of a vector
@@ -49,19 +73,98 @@ TEST_P(Isa, EncodesAndDecodesBitForBit) {
         }
         for (const Format* f : transformed_formats())
             for (const NamedRow& r : rows) {
-                CodedRow want, got;
-                std::memset(&want, 0, sizeof want), std::memset(&got, 0xff, sizeof got);
-                const RowStatus status = encode_row(*f, d, r.x.data(), want);
-                ASSERT_EQ(level_->encode(*f, t, r.x.data(), got), status) << f->name << ", d " << d << ", " << r.name;
-                ASSERT_EQ(got.scale, want.scale) << f->name << ", d " << d << ", " << r.name;
-                ASSERT_EQ(std::memcmp(got.codes, want.codes, static_cast<size_t>(d)), 0) << f->name << ", d " << d << ", " << r.name;
+                CodedRow want;
+                expect_same_row(*f, t, r.x.data(), want);
                 std::vector<float> x(static_cast<size_t>(d)), y(static_cast<size_t>(d));
                 decode_row(*f, d, want, x.data());
-                level_->decode(*f, t, want, y.data());
-                ASSERT_TRUE(same_bits(x, y)) << f->name << ", d " << d << ", " << r.name;
+                for (const KernelTable* level : levels_) {
+                    level->decode(*f, t, want, y.data());
+                    EXPECT_TRUE(same_bits(x, y)) << level->name;
+                }
+                ASSERT_FALSE(HasFailure()) << f->name << ", d " << d << ", " << r.name;
             }
     }
 }
+
+// Values exactly at and next to the decision edges: a rounding mode or a comparison that differs shows here and hardly in random data.
+TEST_F(Levels, DecideEdgesAlike) {
+    const int        d = 64;
+    const Transform& t = transform_for(d);
+    Random           random(23);
+    for (const Format* f : transformed_formats())
+        for (int i = 0; i < 3000; i++) {
+            std::vector<double> y(d);
+            for (double& v : y) v = (random.below(12) - 6) * 0.25; // few distinct values: many ties
+            std::vector<double> x64 = oracle::inverse(y);
+            std::vector<float>  x(x64.begin(), x64.end());
+            CodedRow            want;
+            expect_same_row(*f, t, x.data(), want);
+            ASSERT_FALSE(HasFailure()) << f->name;
+        }
+}
+
+// Together, under transforms of their own, and whatever stands beside whatever.
+TEST_F(Levels, EncodeRowsTogetherAsAlone) {
+    Random random(25);
+    for (const int d : {32, 128, 576}) {
+        std::vector<NamedRow> rows = unpleasant_rows(d);
+        for (int i = 0; i < 60; i++) rows.push_back({"random", gaussian(random, static_cast<size_t>(d), std::exp2(random.below(90) - 45))});
+        rows.push_back({"refused", std::vector<float>(static_cast<size_t>(d), NAN)});
+        std::vector<float> mean  = gaussian(random, static_cast<size_t>(d));
+        const Transform&   plain = transform_for(d);
+        const Transform    shifted(d, mean);
+        for (const Format* f : transformed_formats())
+            for (int i = 0; i < 200; i++) {
+                const int        n = 1 + random.below(kEncodeRows), shifts = random.below(8) == 0;
+                const Transform* t[kEncodeRows];
+                const float*     x[kEncodeRows];
+                CodedRow         want[kEncodeRows], got[kEncodeRows], *at[kEncodeRows];
+                RowStatus        wanted[kEncodeRows], status[kEncodeRows];
+                for (int r = 0; r < n; r++) {
+                    t[r] = shifts && random.below(2) ? &shifted : &plain, at[r] = &got[r],
+                    x[r]      = rows[static_cast<size_t>(random.below(static_cast<int>(rows.size())))].x.data();
+                    wanted[r] = encode_row(*f, *t[r], x[r], want[r]);
+                }
+                for (const KernelTable* level : levels_) {
+                    std::memset(got, 0xff, sizeof got);
+                    level->encode_rows(*f, n, t, x, at, status);
+                    for (int r = 0; r < n; r++) {
+                        ASSERT_EQ(status[r], wanted[r]) << level->name << ", " << f->name << ", d " << d;
+                        ASSERT_EQ(got[r].scale, want[r].scale) << level->name << ", " << f->name << ", d " << d;
+                        ASSERT_EQ(std::memcmp(got[r].codes, want[r].codes, static_cast<size_t>(d)), 0)
+                            << level->name << ", " << f->name << ", d " << d;
+                    }
+                }
+            }
+    }
+}
+
+// Rows whose best path costs more than the first search of the trellis formats can hold (trellis_search.h): one segment has all the norm.
+TEST_F(Levels, SearchCostlyRowsAlike) {
+    const int        d = 512;
+    const Transform& t = transform_for(d);
+    Random           random(24);
+    for (const char* name : {"turbo2t", "turbo3t", "turbo4t"})
+        for (int i = 0; i < 100; i++) {
+            std::vector<double> y(d);
+            for (int c = 0; c < d; c++) y[static_cast<size_t>(c)] = c % 4 ? 0.01 * random.normal() : random.below(2) ? 2.9 : -2.9;
+            const std::vector<double> x64 = oracle::inverse(y);
+            std::vector<float>        x(x64.begin(), x64.end());
+            CodedRow                  want;
+            expect_same_row(*find_format(name), t, x.data(), want);
+            ASSERT_FALSE(HasFailure()) << name;
+        }
+}
+
+// One level by name: that it is there at all, too.
+class Isa : public testing::TestWithParam<std::string> {
+protected:
+    void SetUp() override {
+        level_ = level_named(GetParam());
+        if (!level_) GTEST_SKIP() << "skipped: no " << GetParam() << " here";
+    }
+    const KernelTable* level_ = nullptr;
+};
 
 TEST_P(Isa, TransformsBitForBit) {
     for (const int d : head_dims()) {
@@ -81,76 +184,6 @@ TEST_P(Isa, TransformsBitForBit) {
             }
         }
     }
-}
-
-// Values exactly at and next to the decision edges: a rounding mode or a comparison that differs shows here and hardly in random data.
-TEST_P(Isa, DecidesEdgesAlike) {
-    const int        d = 64;
-    const Transform& t = transform_for(d);
-    Random           random(23);
-    for (const Format* f : transformed_formats())
-        for (int i = 0; i < 3000; i++) {
-            std::vector<double> y(d);
-            for (double& v : y) v = (random.below(12) - 6) * 0.25; // few distinct values: many ties
-            std::vector<double> x64 = oracle::inverse(y);
-            std::vector<float>  x(x64.begin(), x64.end());
-            CodedRow            want, got;
-            ASSERT_EQ(level_->encode(*f, t, x.data(), got), encode_row(*f, d, x.data(), want));
-            ASSERT_EQ(got.scale, want.scale) << f->name;
-            ASSERT_EQ(std::memcmp(got.codes, want.codes, d), 0) << f->name;
-        }
-}
-
-// Together, under transforms of their own, and whatever stands beside whatever.
-TEST_P(Isa, EncodesRowsTogetherAsAlone) {
-    Random random(25);
-    for (const int d : {32, 128, 576}) {
-        std::vector<NamedRow> rows = nasty_rows(d);
-        for (NamedRow& r : concentrated_rows(d, [](const std::vector<double>& y) { return oracle::inverse(y); }))
-            rows.push_back(std::move(r));
-        for (int i = 0; i < 60; i++) rows.push_back({"random", gaussian(random, static_cast<size_t>(d), std::exp2(random.below(90) - 45))});
-        rows.push_back({"refused", std::vector<float>(static_cast<size_t>(d), NAN)});
-        std::vector<float> mean  = gaussian(random, static_cast<size_t>(d));
-        const Transform&   plain = transform_for(d);
-        const Transform    shifted(d, mean);
-        for (const Format* f : transformed_formats())
-            for (int i = 0; i < 200; i++) {
-                const int        n = 1 + random.below(kEncodeRows), shifts = random.below(8) == 0;
-                const Transform* t[kEncodeRows];
-                const float*     x[kEncodeRows];
-                CodedRow         got[kEncodeRows], *at[kEncodeRows];
-                RowStatus        status[kEncodeRows];
-                std::memset(got, 0xff, sizeof got);
-                for (int r = 0; r < n; r++)
-                    t[r] = shifts && random.below(2) ? &shifted : &plain, at[r] = &got[r],
-                    x[r] = rows[static_cast<size_t>(random.below(static_cast<int>(rows.size())))].x.data();
-                level_->encode_rows(*f, n, t, x, at, status);
-                for (int r = 0; r < n; r++) {
-                    CodedRow want;
-                    ASSERT_EQ(status[r], encode_row(*f, *t[r], x[r], want)) << f->name << ", d " << d;
-                    ASSERT_EQ(got[r].scale, want.scale) << f->name << ", d " << d;
-                    ASSERT_EQ(std::memcmp(got[r].codes, want.codes, static_cast<size_t>(d)), 0) << f->name << ", d " << d;
-                }
-            }
-    }
-}
-
-// Rows whose best path costs more than the first search of the trellis formats can hold (trellis_search.h): one segment has all the norm.
-TEST_P(Isa, SearchesCostlyRowsAlike) {
-    const int        d = 512;
-    const Transform& t = transform_for(d);
-    Random           random(24);
-    for (const char* name : {"turbo2t", "turbo3t", "turbo4t"})
-        for (int i = 0; i < 100; i++) {
-            std::vector<double> y(d);
-            for (int c = 0; c < d; c++) y[static_cast<size_t>(c)] = c % 4 ? 0.01 * random.normal() : random.below(2) ? 2.9 : -2.9;
-            const std::vector<double> x64 = oracle::inverse(y);
-            std::vector<float>        x(x64.begin(), x64.end());
-            CodedRow                  want, got;
-            ASSERT_EQ(level_->encode(*find_format(name), t, x.data(), got), encode_row(*find_format(name), d, x.data(), want));
-            ASSERT_EQ(got.scale, want.scale) << name;
-            ASSERT_EQ(std::memcmp(got.codes, want.codes, d), 0) << name;
-        }
 }
 
 #if defined(__aarch64__)
