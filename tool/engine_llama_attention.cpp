@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include <fmt/format.h>
@@ -64,13 +65,13 @@ Ggml loaded_ggml(const std::string& folder, int threads) {
 
 class LlamaAttention : public bench::Contender {
 public:
-    LlamaAttention(Ggml g, const std::string& name_, ggml_type type, const bench::AttentionData& data, double total)
-        : g_(g), type_(type), shape_(data.shape),
-          operand_bytes_(padded(ggml_row_size(type, shape_.head_dim) * shape_.n_kv_heads * shape_.n_kv)) {
+    LlamaAttention(Ggml g, const std::string& name_, ggml_type type, const bench::AttentionData& data, int64_t n_keys, double total)
+        : g_(g), type_(type), shape_(data.shape), n_keys_(n_keys),
+          operand_bytes_(padded(ggml_row_size(type, shape_.head_dim) * shape_.n_kv_heads * n_keys)) {
         name             = name_;
         const double row = static_cast<double>(ggml_row_size(type, shape_.head_dim));
-        layer_bytes = bench::kv_bytes(shape_, row), layers = bench::layers_for(layer_bytes, total);
-        const size_t q_bytes = padded(sizeof(float) * shape_.rows_floats()), mask_bytes = padded(2 * data.mask.size());
+        layer_bytes = bench::kv_bytes(shape_, row), layers = bench::layers_for(2.0 * static_cast<double>(operand_bytes_), total);
+        const size_t q_bytes = padded(sizeof(float) * shape_.rows_floats()), mask_bytes = padded(2 * data.mask_rows * n_keys);
         memory_ = std::make_unique<bench::HugeBuffer>(2 * operand_bytes_ * static_cast<size_t>(layers) + 2 * q_bytes + mask_bytes);
         buffer_ = g_.backend_cpu_buffer_from_ptr(memory_->data(), memory_->size());
         constexpr size_t kNodes = 8; // of a layer's graph: the operator and three views
@@ -81,15 +82,15 @@ public:
 
         uint8_t*           at   = memory_->data() + 2 * operand_bytes_ * static_cast<size_t>(layers);
         ggml_tensor* const q    = g_.new_tensor_3d(ctx_, GGML_TYPE_F32, shape_.head_dim, shape_.n_heads, shape_.n_tokens);
-        ggml_tensor* const mask = g_.new_tensor_2d(ctx_, GGML_TYPE_F16, shape_.n_kv, data.mask_rows);
+        ggml_tensor* const mask = g_.new_tensor_2d(ctx_, GGML_TYPE_F16, n_keys, data.mask_rows);
         g_.backend_tensor_alloc(buffer_, q, at), std::memcpy(at, data.q.data(), sizeof(float) * shape_.rows_floats()), at += q_bytes;
-        g_.backend_tensor_alloc(buffer_, mask, at), std::memcpy(at, data.mask.data(), 2 * data.mask.size()), at += mask_bytes;
+        g_.backend_tensor_alloc(buffer_, mask, at), fill_mask(data, reinterpret_cast<uint16_t*>(at)), at += mask_bytes;
         out_ = reinterpret_cast<float*>(at);
         fill();
         for (int l = 0; l < layers; l++) {
             ggml_tensor* kv[2];
             for (int v = 0; v < 2; v++) {
-                ggml_tensor* const t = g_.new_tensor_3d(ctx_, type, shape_.head_dim, shape_.n_kv_heads, shape_.n_kv);
+                ggml_tensor* const t = g_.new_tensor_3d(ctx_, type, shape_.head_dim, shape_.n_kv_heads, n_keys);
                 g_.backend_tensor_alloc(buffer_, t, operand(l, v));
                 kv[v] = g_.permute(ctx_, t, 0, 2, 1, 3);
             }
@@ -129,7 +130,15 @@ public:
 private:
     static size_t padded(size_t bytes) { return (bytes + 255) / 256 * 256; }
     uint8_t*      operand(int layer, int v) const { return memory_->data() + operand_bytes_ * static_cast<size_t>(2 * layer + v); }
-    // [token][kv_head][head_dim], the first layer; the others are copies.
+    // Keys that only make up the number are hidden.
+    void fill_mask(const bench::AttentionData& data, uint16_t* to) const {
+        constexpr uint16_t kNegInf = 0xfc00;
+        for (int row = 0; row < data.mask_rows; row++, to += n_keys_) {
+            std::copy_n(data.mask.begin() + static_cast<ptrdiff_t>(row * shape_.n_kv), shape_.n_kv, to);
+            std::fill(to + shape_.n_kv, to + n_keys_, kNegInf);
+        }
+    }
+    // [token][kv_head][head_dim], the first layer; the others are copies. Rows that only make up the number stay zero.
     void fill() const {
         const size_t       row = ggml_row_size(type_, shape_.head_dim);
         std::vector<float> x(static_cast<size_t>(shape_.head_dim));
@@ -147,6 +156,7 @@ private:
     Ggml                               g_;
     ggml_type                          type_;
     bench::AttentionShape              shape_;
+    int64_t                            n_keys_; // those of the shape, and more where the library wants a round number
     size_t                             operand_bytes_;
     std::unique_ptr<bench::HugeBuffer> memory_;
     ggml_backend_buffer_t              buffer_ = nullptr;
@@ -162,8 +172,11 @@ std::unique_ptr<bench::Contender> make_llama_attention(const std::string& librar
     const ggml_type t = stock_type(type);
     if (data.shape.head_dim % ggml_blck_size(t) != 0)
         throw failure(fmt::format("{}: head_dim {} is no multiple of {}", name, data.shape.head_dim, ggml_blck_size(t)));
+    // llama.cpp and its forks see their caches in steps of 256 cells. This one's operator takes any number; a fork's fast kernels may not.
+    constexpr int64_t kStep = 256;
+    const int64_t     n     = data.shape.n_kv;
     return std::make_unique<LlamaAttention>(library.empty() ? linked_ggml(threads) : loaded_ggml(library, threads), name, t, data,
-                                            total_bytes);
+                                            library.empty() ? n : (n + kStep - 1) / kStep * kStep, total_bytes);
 }
 
 } // namespace tightkv::tool

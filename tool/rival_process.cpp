@@ -1,16 +1,13 @@
 #include "rival_process.h"
 
-#include <fcntl.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include <csignal>
-#include <cstdio>
-#include <cstdlib>
+#include <cmath>
 #include <iostream>
 
 #include <fmt/format.h>
 
+#include "child_process.h"
 #include "engine_llama_attention.h"
 #include "errors.h"
 #include "table.h"
@@ -21,62 +18,18 @@ namespace {
 
 class RivalProcess : public bench::Contender {
 public:
-    RivalProcess(const RivalLibrary& library, const std::string& type, const bench::AttentionData& data, double total, int threads) {
-        name                                      = library.name + ":" + type;
-        const auto&                    s          = data.shape;
-        const std::string              total_text = fmt::format("{:.0f}", total);
-        const std::vector<std::string> words      = {"/proc/self/exe",
-                                                     "bench",
-                                                     "attention-rival",
-                                                     "--library",
-                                                     library.folder,
-                                                     "--name",
-                                                     name,
-                                                     "--type",
-                                                     type,
-                                                     "--head-dim",
-                                                     std::to_string(s.head_dim),
-                                                     "--q-heads",
-                                                     std::to_string(s.n_heads),
-                                                     "--kv-heads",
-                                                     std::to_string(s.n_kv_heads),
-                                                     "--tokens",
-                                                     std::to_string(s.n_tokens),
-                                                     "--n-kv",
-                                                     std::to_string(s.n_kv),
-                                                     "--threads",
-                                                     std::to_string(threads),
-                                                     "--bytes",
-                                                     total_text};
-        std::vector<char*>             argv;
-        for (const std::string& w : words) argv.push_back(const_cast<char*>(w.c_str()));
-        argv.push_back(nullptr);
-        int to[2], from[2];
-        if (pipe2(to, O_CLOEXEC) != 0 || pipe2(from, O_CLOEXEC) != 0) throw failure("no pipe for " + name);
-        child_ = fork();
-        std::signal(SIGPIPE, SIG_IGN); // a child that died shows when its answer is read
-        if (child_ < 0) throw failure("no process for " + name);
-        if (child_ == 0) {
-            dup2(to[0], STDIN_FILENO), dup2(from[1], STDOUT_FILENO);
-            execv(argv[0], argv.data());
-            _exit(127);
-        }
-        close(to[0]), close(from[1]);
-        to_ = fdopen(to[1], "w"), from_ = fdopen(from[0], "r");
-        about_ = answer();
+    RivalProcess(const std::string& name_, const std::vector<std::string>& arguments) : child_(name_, arguments) {
+        about_ = child_.answer();
+        name   = name_;
         layers = about_["layers"], layer_bytes = about_["layer_bytes"];
     }
-    ~RivalProcess() override {
-        fclose(to_), fclose(from_); // end of input ends the child
-        waitpid(child_, nullptr, 0);
-    }
     double time(double least_seconds) override {
-        fmt::print(to_, "{}\n", least_seconds);
-        fflush(to_);
-        return answer()["seconds"];
+        child_.ask(fmt::format("{}", least_seconds));
+        return child_.answer()["seconds"];
     }
     bench::Verdict check(const bench::AttentionData&) override {
-        return {about_["max_rel_error"], about_["error_bound"], about_["checked_rows"], about_["ok"], about_["where"]};
+        const Json& error = about_["max_rel_error"]; // null: JSON has no NaN
+        return {error.is_null() ? NAN : double(error), about_["error_bound"], about_["checked_rows"], about_["ok"], about_["where"]};
     }
     void            attend(int) override {}
     const float*    output() const override { return nullptr; }
@@ -84,18 +37,8 @@ public:
     double          huge() const override { return about_["huge_pages"]; }
 
 private:
-    Json answer() {
-        char*             line = nullptr;
-        size_t            room = 0;
-        const ssize_t     n    = getline(&line, &room, from_);
-        const std::string text(line ? line : "", n > 0 ? static_cast<size_t>(n) : 0);
-        std::free(line);
-        if (n <= 0) throw failure(fmt::format("the process of {} has ended", name));
-        return Json::parse(text);
-    }
-    pid_t child_ = -1;
-    FILE *to_ = nullptr, *from_ = nullptr;
-    Json  about_;
+    ChildProcess child_;
+    Json         about_;
 };
 
 } // namespace
@@ -115,19 +58,36 @@ std::vector<RivalLibrary> parse_rival_libraries(const std::vector<std::string>& 
 
 std::unique_ptr<bench::Contender> start_rival_process(const RivalLibrary& library, const std::string& type,
                                                       const bench::AttentionData& data, double total_bytes, int threads) {
-    return std::make_unique<RivalProcess>(library, type, data, total_bytes, threads);
+    const auto&       s    = data.shape;
+    const std::string name = library.name + ":" + type;
+    const auto        text = [](auto n) { return std::to_string(n); };
+    return std::make_unique<RivalProcess>(name, std::vector<std::string>{"bench",      "attention-rival",
+                                                                         "--library",  library.folder,
+                                                                         "--name",     name,
+                                                                         "--type",     type,
+                                                                         "--q-heads",  text(s.n_heads),
+                                                                         "--kv-heads", text(s.n_kv_heads),
+                                                                         "--head-dim", text(s.head_dim),
+                                                                         "--tokens",   text(s.n_tokens),
+                                                                         "--n-kv",     text(s.n_kv),
+                                                                         "--threads",  text(threads),
+                                                                         "--bytes",    fmt::format("{:.0f}", total_bytes)});
 }
 
 int run_attention_rival(const AttentionRivalOptions& o) {
-    std::signal(SIGINT, SIG_IGN); // the parent decides; the end of its pipe ends us
+    AnswerLine                 answer;
     const bench::AttentionData data({o.head_dim, o.q_heads, o.kv_heads, o.tokens, o.n_kv});
     const auto                 c = make_llama_attention(o.library, o.name, o.type, data, o.bytes, o.threads);
     const bench::Verdict       v = c->check(data);
-    std::cout << Json{{"layers", c->layers},    {"layer_bytes", c->layer_bytes}, {"max_rel_error", v.max_rel_error},
-                      {"error_bound", v.bound}, {"checked_rows", v.rows},        {"ok", v.ok},
-                      {"where", v.where},       {"huge_pages", c->huge()}}
-              << std::endl;
-    for (double least; std::cin >> least;) std::cout << Json{{"seconds", c->time(least)}} << std::endl;
+    answer({{"layers", c->layers},
+            {"layer_bytes", c->layer_bytes},
+            {"max_rel_error", v.max_rel_error},
+            {"error_bound", v.bound},
+            {"checked_rows", v.rows},
+            {"ok", v.ok},
+            {"where", v.where},
+            {"huge_pages", c->huge()}});
+    for (double least; std::cin >> least;) answer({{"seconds", c->time(least)}});
     return 0;
 }
 

@@ -135,6 +135,26 @@ TEST(CliBench, AnotherLibraryInItsOwnProcess) {
     EXPECT_GT(j["results"][0]["ratio"]["other:q8_0"], 0);
     EXPECT_LT(j["results"][0]["rivals"]["other:q8_0"]["max_rel_error"], 0.1);
 }
+
+// Forks want a round number of keys: those that make it up must change nothing.
+TEST(CliBench, AnotherLibraryWithAnyNumberOfKeys) {
+    const auto j = results(run_tool("bench attention --depth 1,300 --head-dim 64 --q-heads 4 --kv-heads 2 --rounds 1 --format turbo4 "
+                                    "--rival other='" TIGHTKV_TEST_GGML_DIR "' --against other:f16,llama:f16 -o json"));
+    ASSERT_EQ(j["results"].size(), 2u);
+    for (const auto& r : j["results"])
+        EXPECT_NEAR(r["rivals"]["other:f16"]["max_rel_error"], double(r["rivals"]["llama:f16"]["max_rel_error"]), 1e-3) << r["depth"];
+}
+
+TEST(CliBench, ALibraryThatAborts) {
+    expect_error(kTiny + std::string("--rival bad='" TIGHTKV_ABORTING_GGML_DIR "' --against bad:f16"), 1,
+                 {"the process of bad:f16 has ended (Aborted)", "a line on stdout"});
+}
+
+TEST(CliBench, ALibraryThatIsNone) {
+    const TempFolder folder;
+    std::ofstream(folder.path("libggml.so")) << "no library";
+    expect_error(kTiny + std::string("--rival bad='") + folder.path() + "' --against bad:f16", 1, {"cannot load", "libggml.so"});
+}
 #endif
 
 TEST(CliBench, EncodeReportsEveryField) {
