@@ -216,6 +216,9 @@ public:
         return &out[((size_t(s) * c_.n_tokens + t) * c_.n_heads() + h) * (c_.dv + kMargin)];
     }
 
+    // What the reference does not depend on: f16 and f32 masks hold the same values (not kNone), threads share the work.
+    void ask_with(MaskType mask, int threads) { c_.mask = mask, c_.threads = threads; }
+
     // Computes the oracle and the bounds once, for what the stores hold now.
     void make_reference() { read_rows(), ask_oracle(true); }
     // In parts, for tests that ask the same rows several times or need no bounds: relative_rms() does not.
@@ -371,8 +374,9 @@ inline std::vector<double> AttentionData::plain_f32(const float* q, const Rows& 
     std::vector<float> s(static_cast<size_t>(n)), o(static_cast<size_t>(dv), 0.0f);
     float              top = sink ? *sink : -INFINITY, sum = 0;
     for (int j = 0; j < n; j++) {
-        float dot = 0;
-        for (int i = 0; i < dk; i++) dot += q[i] * k.plain[size_t(j) * dk + i];
+        const float* const key = &k.plain[size_t(j) * dk];
+        float              dot = 0;
+        for (int i = 0; i < dk; i++) dot += q[i] * key[i];
         s[j] = dot * static_cast<float>(c_.scale());
         if (c_.softcap != 0) s[j] = c_.softcap * std::tanh(s[j] / c_.softcap);
         s[j] += bias[j];
@@ -381,9 +385,10 @@ inline std::vector<double> AttentionData::plain_f32(const float* q, const Rows& 
     if (std::isinf(top)) return std::vector<double>(static_cast<size_t>(dv), 0.0);
     if (sink) sum = std::exp(*sink - top);
     for (int j = 0; j < n; j++) {
-        const float p = std::exp(s[j] - top);
+        const float* const value = &v.plain[size_t(j) * dv];
+        const float        p     = std::exp(s[j] - top);
         sum += p;
-        for (int x = 0; x < dv; x++) o[x] += p * v.plain[size_t(j) * dv + x];
+        for (int x = 0; x < dv; x++) o[x] += p * value[x];
     }
     std::vector<double> out;
     for (const float x : o) out.push_back(x / sum);
@@ -634,15 +639,19 @@ private:
     std::string before_ = kernels().name;
 };
 
-// On every level that is here.
-inline void expect_within_bounds(const AttentionCase& c) {
+// On every level that is here, and with other types of mask or numbers of threads that have the same reference.
+inline void expect_within_bounds(const AttentionCase& c, const std::vector<MaskType>& masks, const std::vector<int>& threads) {
     IsaRestorer   restore;
     AttentionData data(c);
     data.make_reference();
-    for (const std::string& isa : isa_names()) {
-        ASSERT_TRUE(set_isa(isa).ok());
-        EXPECT_EQ(data.complaint(data.run(), isa), "");
-    }
+    for (const std::string& isa : isa_names())
+        for (const MaskType mask : masks)
+            for (const int n : threads) {
+                ASSERT_TRUE(set_isa(isa).ok());
+                data.ask_with(mask, n);
+                EXPECT_EQ(data.complaint(data.run(), isa), "");
+            }
 }
+inline void expect_within_bounds(const AttentionCase& c) { expect_within_bounds(c, {c.mask}, {c.threads}); }
 
 } // namespace tightkv::test

@@ -20,15 +20,15 @@ TEST(AttentionWithMeans, EveryPairOfFormats) {
 }
 
 TEST(AttentionWithMeans, MasksBiasCapAndSinks) {
-    for (const MaskType mask : {MaskType::kNone, MaskType::kF16, MaskType::kF32})
+    for (const std::vector<MaskType>& masks : {std::vector{MaskType::kNone}, {MaskType::kF16, MaskType::kF32}})
         for (const float max_bias : {0.0f, 8.0f})
             for (const float softcap : {0.0f, 2.0f})
                 for (const bool sinks : {false, true})
                     for (const int n_tokens : {1, 6}) {
                         AttentionCase c;
-                        c.group = 3, c.n_tokens = n_tokens, c.n_kv = 100, c.mask = mask, c.max_bias = max_bias, c.softcap = softcap,
+                        c.group = 3, c.n_tokens = n_tokens, c.n_kv = 100, c.mask = masks[0], c.max_bias = max_bias, c.softcap = softcap,
                         c.sinks = sinks, c.k_mean = 1, c.v_mean = 1;
-                        expect_within_bounds(c);
+                        expect_within_bounds(c, masks, {1});
                     }
 }
 
@@ -74,19 +74,17 @@ TEST(ExactRows, WindowsAndBatches) {
 // Masks of 0 and -inf become bits, and the rows that neighbouring tokens see are put side by side: blocks that see one tile of them and
 // more, windows that begin inside a tile and outside the table, blocks of several heads, tables of several streams.
 TEST(ExactRows, MasksOfBits) {
-    for (const MaskType mask : {MaskType::kF16, MaskType::kF32})
-        for (const int window : {0, 32, 70})
-            for (const int sink : {0, 3})
-                for (const int n_tokens : {4, 9, 40})
-                    for (const int group : {1, 3}) {
-                        if (!window && !sink) continue;
-                        AttentionCase c;
-                        c.dk = c.dv = 32, c.n_kv_heads = 1, c.n_tokens = n_tokens, c.n_kv = 130, c.mask = mask, c.group = group,
-                        c.terms = false;
-                        c.sink = sink, c.window = window, c.reuse = sink > 0, c.written_by = 33, c.k_mean = group == 3,
-                        c.sinks = group == 1;
-                        expect_within_bounds(c);
-                    }
+    for (const int window : {0, 32, 70})
+        for (const int sink : {0, 3})
+            for (const int n_tokens : {4, 9, 40})
+                for (const int group : {1, 3}) {
+                    if (!window && !sink) continue;
+                    AttentionCase c;
+                    c.dk = c.dv = 32, c.n_kv_heads = 1, c.n_tokens = n_tokens, c.n_kv = 130, c.mask = MaskType::kF16, c.group = group,
+                    c.terms = false;
+                    c.sink = sink, c.window = window, c.reuse = sink > 0, c.written_by = 33, c.k_mean = group == 3, c.sinks = group == 1;
+                    expect_within_bounds(c, {MaskType::kF16, MaskType::kF32}, {1});
+                }
     for (const auto& [softcap, threads] : {std::pair{0.0f, 1}, std::pair{2.0f, 5}}) {
         AttentionCase c;
         c.k = "turbo3t", c.n_tokens = 20, c.group = 2, c.n_kv = 1100, c.mask = MaskType::kF16, c.terms = false, c.threads = threads;
@@ -110,30 +108,29 @@ TEST(ExactRows, NothingButExactRows) { // the window is larger than all that was
 }
 
 TEST(ExactRows, MasksBiasCapSinksAndMeans) {
-    for (const MaskType mask : {MaskType::kNone, MaskType::kF16, MaskType::kF32})
+    for (const std::vector<MaskType>& masks : {std::vector{MaskType::kNone}, {MaskType::kF16, MaskType::kF32}})
         for (const float max_bias : {0.0f, 8.0f})
             for (const float softcap : {0.0f, 2.0f})
                 for (const bool sinks : {false, true})
                     for (const double mean : {0.0, 2.0})
                         for (const int n_tokens : {1, 3, 8}) {
                             AttentionCase c;
-                            c.group = 3, c.n_tokens = n_tokens, c.n_kv = 100, c.mask = mask, c.max_bias = max_bias, c.softcap = softcap,
+                            c.group = 3, c.n_tokens = n_tokens, c.n_kv = 100, c.mask = masks[0], c.max_bias = max_bias, c.softcap = softcap,
                             c.sinks = sinks, c.k_mean = mean, c.v_mean = mean, c.sink = 2, c.window = 10;
-                            expect_within_bounds(c);
+                            expect_within_bounds(c, masks, {1});
                         }
 }
 
 TEST(ExactRows, StreamsThreadsOffsetsAndDense) {
     for (const int n_streams : {1, 3})
-        for (const int threads : {1, 5})
-            for (const int n_tokens : {1, 4, 10})
-                for (const bool dense : {false, true}) {
-                    AttentionCase c;
-                    c.dk = c.dv = 32, c.n_streams = n_streams, c.threads = threads, c.n_tokens = n_tokens, c.n_kv = 1100, c.offsets = true,
-                    c.mask = MaskType::kF32, c.sinks = true, c.sink = 4, c.window = 48, c.written_by = 60, c.reuse = true;
-                    c.k_mean = 1, c.v_mean = 1, c.dense = dense;
-                    expect_within_bounds(c);
-                }
+        for (const int n_tokens : {1, 4, 10})
+            for (const bool dense : {false, true}) {
+                AttentionCase c;
+                c.dk = c.dv = 32, c.n_streams = n_streams, c.n_tokens = n_tokens, c.n_kv = 1100, c.offsets = true, c.mask = MaskType::kF32,
+                c.sinks = true, c.sink = 4, c.window = 48, c.written_by = 60, c.reuse = true;
+                c.k_mean = 1, c.v_mean = 1, c.dense = dense;
+                expect_within_bounds(c, {c.mask}, {1, 5});
+            }
     AttentionCase c; // blocks of rows, each with its part of exact rows
     c.dk = c.dv = 32, c.n_kv_heads = 1, c.group = 3, c.n_tokens = 130, c.n_kv = 300, c.mask = MaskType::kF16, c.threads = 2, c.window = 70;
     expect_within_bounds(c);
