@@ -43,10 +43,10 @@ public:
         : shape_(data.shape), team_(team), out_(shape_.rows_floats()) {
         name = f.name, ours = true;
         layer_bytes = kv_bytes(shape_, static_cast<double>(f.row_bytes(shape_.head_dim)));
-        // Few keys take a whole tile.
+        // A few keys take a whole tile: not more than four times what was asked for.
         const int64_t tiles = (shape_.n_kv + kTileTokens - 1) / kTileTokens;
         const double  taken = 2.0 * shape_.n_kv_heads * static_cast<double>(tiles) * static_cast<double>(tile_bytes(f, shape_.head_dim));
-        layers              = layers_for(f.transformed() ? taken : layer_bytes, total);
+        layers              = layers_for(f.transformed() ? std::max(layer_bytes, taken / 4) : layer_bytes, total);
         fill(f, Operand::K, k_), fill(f, Operand::V, v_);
         args_.k = k_.get(), args_.v = v_.get();
         args_.n_kv_heads = shape_.n_kv_heads, args_.n_heads = shape_.n_heads, args_.n_tokens = shape_.n_tokens, args_.n_kv = shape_.n_kv;
