@@ -49,7 +49,7 @@ Plan parse(const BenchAttentionOptions& o) {
     if (o.q_heads % o.kv_heads != 0)
         throw usage_error(fmt::format("--q-heads {} is not accepted; accepted: multiples of --kv-heads {}", o.q_heads, o.kv_heads));
     p.depths    = parse_numbers(o.depths, "--depth", o.tokens == 1 ? 1 : 0, kMostKeys);
-    p.libraries = parse_rival_libraries(o.rivals);
+    p.libraries = parse_rival_libraries(o.rivals, "libggml.so");
 
     for (const std::string_view t : kStockTypes) rivals.push_back(fmt::format("llama:{}", t));
     if (bench::own_kernels_available())

@@ -44,12 +44,33 @@ std::vector<Json> rows_of(const std::vector<SpeedRow>& caches, const std::vector
     return rows;
 }
 
+// --cache: what begins with the name of a library of --rival is a cache of that one, the rest is ours or llama.cpp's.
+void parse_caches(const BenchModelOptions& o, SpeedPlan& plan) {
+    const std::vector<RivalLibrary> libraries = parse_rival_libraries(o.rivals, "libllama.so");
+    std::string                     rest;
+    for (const std::string& item : split_list(o.caches)) {
+        const auto at = std::find_if(libraries.begin(), libraries.end(), [&](const auto& l) { return item.starts_with(l.name + ":"); });
+        if (at == libraries.end()) {
+            rest += (rest.empty() ? "" : ",") + item;
+            continue;
+        }
+        std::vector<std::string> accepted;
+        for (const std::string_view t : kStockTypes) accepted.push_back(fmt::format("{}:{}", at->name, t));
+        plan.rivals.push_back({*at, parse_names(item, "cache", accepted).front().substr(at->name.size() + 1)});
+    }
+    if (rest.empty()) throw usage_error("--cache has rivals alone; accepted beside them: at least one cache of llama.cpp or ours");
+    plan.caches = parse_cache_list(rest);
+    for (const RivalLibrary& l : libraries)
+        if (std::none_of(plan.rivals.begin(), plan.rivals.end(), [&](const RivalCache& c) { return c.library.name == l.name; }))
+            throw usage_error(fmt::format("--rival '{0}' has nothing to do; accepted in --cache: {0}:TYPE, for example {0}:q8_0", l.name));
+}
+
 } // namespace
 
 int run_bench_model(const BenchModelOptions& o) {
     const TableFormat format = parse_table_format(o.format);
     SpeedPlan         plan;
-    plan.caches = parse_cache_list(o.caches);
+    parse_caches(o, plan);
     plan.depths = parse_numbers(o.depths, "--depth", 0, kMostDepth, kDepthBlock);
     std::sort(plan.depths.begin(), plan.depths.end()); // each is filled on top of the one before
     plan.threads = thread_count(o.threads), plan.rounds = o.rounds;

@@ -74,7 +74,7 @@ std::string ChildProcess::last_words() {
 }
 
 AnswerLine::AnswerLine() : out_(fdopen(dup(STDOUT_FILENO), "w")) {
-    std::signal(SIGINT, SIG_IGN);
+    for (const int s : {SIGINT, SIGTERM}) std::signal(s, SIG_IGN);
     dup2(STDERR_FILENO, STDOUT_FILENO);
 }
 

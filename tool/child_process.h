@@ -32,7 +32,8 @@ private:
     FILE *      to_ = nullptr, *from_ = nullptr;
 };
 
-// In the child, before anything else is printed: where answers go. From here on stdout means stderr, and Ctrl-C is the parent's business.
+// In the child, before anything else is printed: where answers go. From here on stdout means stderr, and signals to stop are the parent's
+// business: the end of its input ends the child.
 class AnswerLine {
 public:
     AnswerLine();

@@ -85,8 +85,16 @@ struct BenchModelOptions {
     std::string model = "default", caches = "f16,q8_0,q4_0,turbo4,turbo3,turbo2", depths = "0,2048,8192", format = "md", output, adapter;
     int         prefill_tokens = 512, decode_tokens = 16, rounds = 3, threads = 0;
     bool        verbose = false;
+
+    std::vector<std::string> rivals; // NAME=FOLDER
 };
 int run_bench_model(const BenchModelOptions& o);
+
+struct ModelRivalOptions { // what `bench model` starts for the libraries of a rival
+    std::string library, name, type, model;
+    int         cells = 0, sequences = 0, batch = 0, threads = 0;
+};
+int run_model_rival(const ModelRivalOptions& o);
 
 // ---- shared
 

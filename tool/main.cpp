@@ -98,6 +98,7 @@ struct Options {
     BenchEncodeOptions    bench_encode;
     BenchModelOptions     bench_model;
     AttentionRivalOptions attention_rival;
+    ModelRivalOptions     model_rival;
 };
 
 void add_adapter(CLI::App* c, std::string& file) {
@@ -276,10 +277,26 @@ CLI::App* add_bench_model(CLI::App* bench, BenchModelOptions& o) {
     add_count(c, "-p", o.prefill_tokens, 1 << 16, "tokens of a prefill");
     add_count(c, "-n", o.decode_tokens, 1 << 16, "tokens decoded one by one");
     add_count(c, "-r,--rounds", o.rounds, 10000, "rounds, of which the median counts");
+    c->add_option("--rival", o.rivals, "libllama.so of ik_llama.cpp, measured in a process of its own; caches NAME:TYPE in --cache")
+        ->type_name("NAME=DIR");
     add_threads(c, o.threads);
     add_results(c, o.format, o.output);
     add_adapter(c, o.adapter);
     c->add_flag("--verbose", o.verbose, "show llama.cpp's own messages");
+    return c;
+}
+
+CLI::App* add_model_rival(CLI::App* bench, ModelRivalOptions& o) {
+    CLI::App* c = bench->add_subcommand("model-rival", "the process of --rival");
+    c->group(""); // not listed
+    c->add_option("--library", o.library)->required();
+    c->add_option("--name", o.name)->required();
+    c->add_option("--type", o.type)->required();
+    c->add_option("--model", o.model)->required();
+    c->add_option("--cells", o.cells)->required();
+    c->add_option("--sequences", o.sequences)->required();
+    c->add_option("--batch", o.batch)->required();
+    c->add_option("--threads", o.threads)->required();
     return c;
 }
 
@@ -327,6 +344,7 @@ int dispatch(int argc, char** argv) {
     CLI::App* rival     = add_attention_rival(bench, o.attention_rival);
     CLI::App* encode    = add_bench_encode(bench, o.bench_encode);
     CLI::App* model     = add_bench_model(bench, o.bench_model);
+    CLI::App* ik        = add_model_rival(bench, o.model_rival);
     app.set_version_flag("--version", std::string(TIGHTKV_VERSION));
     app.require_subcommand(1);
 
@@ -355,6 +373,7 @@ int dispatch(int argc, char** argv) {
     if (*info) return run_info(o.info);
     if (*run) return run_run(o.run);
     if (*rival) return run_attention_rival(o.attention_rival);
+    if (*ik) return run_model_rival(o.model_rival);
     install_interrupt_handler();
     if (*calibrate) return run_calibrate(o.calibrate);
     if (*synth) return run_synth(o.synth);

@@ -43,14 +43,14 @@ private:
 
 } // namespace
 
-std::vector<RivalLibrary> parse_rival_libraries(const std::vector<std::string>& options) {
+std::vector<RivalLibrary> parse_rival_libraries(const std::vector<std::string>& options, const std::string& file) {
     std::vector<RivalLibrary> libraries;
     for (const std::string& o : options) {
         const size_t at = o.find('=');
         if (at == std::string::npos || at == 0 || o.substr(0, at) == "llama" || o.substr(0, at) == "own" || o.find_first_of(":,") < at)
-            throw usage_error(fmt::format("--rival '{}' is not accepted; accepted: NAME=FOLDER, the folder holding a libggml.so", o));
-        if (::access((o.substr(at + 1) + "/libggml.so").c_str(), R_OK) != 0)
-            throw usage_error(fmt::format("--rival '{}': there is no libggml.so in that folder; accepted: NAME=FOLDER", o));
+            throw usage_error(fmt::format("--rival '{}' is not accepted; accepted: NAME=FOLDER, the folder holding a {}", o, file));
+        if (::access((o.substr(at + 1) + "/" + file).c_str(), R_OK) != 0)
+            throw usage_error(fmt::format("--rival '{}': there is no {} in that folder; accepted: NAME=FOLDER", o, file));
         libraries.push_back({o.substr(0, at), o.substr(at + 1)});
     }
     return libraries;

@@ -12,9 +12,10 @@
 namespace tightkv::tool {
 
 struct RivalLibrary {
-    std::string name, folder; // of --rival NAME=FOLDER; a libggml.so lies in the folder
+    std::string name, folder; // of --rival NAME=FOLDER
 };
-std::vector<RivalLibrary> parse_rival_libraries(const std::vector<std::string>& options); // throws Failure (usage)
+// file: must lie in the folder. Throws Failure (usage).
+std::vector<RivalLibrary> parse_rival_libraries(const std::vector<std::string>& options, const std::string& file);
 
 // Returns when the child has filled its cache and checked its results; throws Failure with what went wrong.
 std::unique_ptr<bench::Contender> start_rival_process(const RivalLibrary& library, const std::string& type,

@@ -10,16 +10,18 @@
 #include "cache_choice.h"
 #include "engine_llama.h"
 #include "progress.h"
+#include "rival_model.h"
+#include "speed_lane.h"
 
 namespace tightkv::tool {
 
-inline constexpr int kDepthBlock = 512;
-inline constexpr int kMostDepth  = 127 * kDepthBlock; // a block is a sequence, and llama.cpp has at most 256 (older ones 128)
+inline constexpr int kMostDepth = 127 * kDepthBlock; // a block is a sequence, and llama.cpp has at most 256 (older ones 128)
 
 struct SpeedPlan {
-    std::vector<CacheChoice> caches;
-    std::vector<int>         depths; // ascending multiples of kDepthBlock, up to kMostDepth
-    std::vector<Token>       tokens; // at least kDepthBlock; repeated where more are needed
+    std::vector<CacheChoice> caches;      // at least one
+    std::vector<RivalCache>  rivals = {}; // measured after these in every round
+    std::vector<int>         depths;      // ascending multiples of kDepthBlock, up to kMostDepth
+    std::vector<Token>       tokens;      // at least kDepthBlock; repeated where more are needed
     int                      threads = 1, rounds = 3;
     int                      decode_tokens  = 16; // of a round, one at a time
     int                      prefill_tokens = 0;  // of a round, in batches of at most kDepthBlock; 0: not measured
@@ -37,7 +39,8 @@ struct SpeedRow {
     int               cells          = 0;
 };
 
-double                speed_units(const SpeedPlan& plan);
+double speed_units(const SpeedPlan& plan);
+// Those of the caches, then those of the rivals, whose logits are compared with those of the first cache before anything is measured.
 std::vector<SpeedRow> measure_speed(const Model& model, const SpeedPlan& plan, Progress& progress, double scale);
 
 } // namespace tightkv::tool

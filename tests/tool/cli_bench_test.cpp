@@ -6,6 +6,7 @@
 
 #include "bench/own_kernels.h"
 #include "run_tool.h"
+#include "tiny_model.h"
 
 namespace tightkv::tool::test {
 
@@ -53,6 +54,9 @@ TEST(CliBench, UsageErrors) {
     expect_usage("model -p 0", {"-p", "1 to"});
     expect_usage("model -n x", {"-n"});
     expect_usage("model -t 0", {"threads", "1 to 1024"});
+    expect_usage("model --rival ik", {"ik", "NAME=FOLDER", "libllama.so"});
+    expect_usage("model --rival ik=/nonexistent", {"/nonexistent", "libllama.so"});
+    expect_usage("model --cache f16,ik:q8_0", {"ik:q8_0", "turbo4"});
     expect_usage("model -o xml", {"xml", "md, csv, json, jsonl"});
 }
 
@@ -148,6 +152,27 @@ TEST(CliBench, AnotherLibraryWithAnyNumberOfKeys) {
 TEST(CliBench, ALibraryThatAborts) {
     expect_error(kTiny + std::string("--rival bad='" TIGHTKV_ABORTING_GGML_DIR "' --against bad:f16"), 1,
                  {"the process of bad:f16 has ended (Aborted)", "a line on stdout"});
+}
+
+// llama.cpp's own library is no ik_llama.cpp: its parameters begin otherwise.
+TEST(CliBench, ModelRivalThatIsAnother) {
+    const std::string rival = " --rival ik='" TIGHTKV_TEST_GGML_DIR "' ";
+    expect_usage("model" + rival, {"ik", "nothing to do", "ik:q8_0"});
+    expect_usage("model" + rival + "--cache f16,ik:turbo4", {"ik:turbo4", "ik:f16", "ik:q4_0"});
+    expect_usage("model" + rival + "--cache ik:f16", {"rivals alone"});
+    const TempFolder  folder;
+    const std::string model = folder.path("tiny.gguf");
+    write_tiny_model(model, {});
+    expect_error("bench model --depth 0 -p 8 -n 1 -r 1 --cache f16,ik:f16 -m '" + model + "'" + rival, 1, {"libllama.so", "ik_llama.cpp"});
+}
+
+TEST(CliBench, ModelRivalIsChecked) {
+    const TempFolder  folder;
+    const std::string model = folder.path("tiny.gguf");
+    write_tiny_model(model, {});
+    const std::string bench = "bench model --depth 0 -p 8 -n 1 -r 1 -t 1 -m '" + model + "' --rival ik='" TIGHTKV_FAKE_IK_DIR "' --cache ";
+    expect_error(bench + "f16,ik:q8_0", 1, {"ik:q8_0", "does not confirm", "type q8_0"});
+    expect_error(bench + "turbo4,ik:f16", 1, {"ik:f16 computes something else", "cache 'turbo4'"});
 }
 
 TEST(CliBench, ALibraryThatIsNone) {
