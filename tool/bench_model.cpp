@@ -58,7 +58,8 @@ void parse_caches(const BenchModelOptions& o, SpeedPlan& plan) {
         for (const std::string_view t : kStockTypes) accepted.push_back(fmt::format("{}:{}", at->name, t));
         plan.rivals.push_back({*at, parse_names(item, "cache", accepted).front().substr(at->name.size() + 1)});
     }
-    if (rest.empty()) throw usage_error("--cache has rivals alone; accepted beside them: at least one cache of llama.cpp or ours");
+    if (rest.empty() && !plan.rivals.empty())
+        throw usage_error("--cache has rivals alone; accepted beside them: at least one cache of llama.cpp or ours");
     plan.caches = parse_cache_list(rest);
     for (const RivalLibrary& l : libraries)
         if (std::none_of(plan.rivals.begin(), plan.rivals.end(), [&](const RivalCache& c) { return c.library.name == l.name; }))

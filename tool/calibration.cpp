@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <map>
 #include <numeric>
 
 #include <fmt/format.h>
@@ -44,17 +45,19 @@ public:
     explicit Listener(int threads) : weigher_(threads) {}
 
     void keys_values(const WrittenRows& w) override {
-        Written& to = w.operand == Operand::key ? keys_ : values_;
-        to.layer = w.layer, to.head_dim = w.head_dim;
+        Written& to = (w.operand == Operand::key ? keys_ : values_)[w.layer];
+        to.head_dim = w.head_dim;
         to.rows.assign(w.rows.begin(), w.rows.end()), to.cells.assign(w.cells.begin(), w.cells.end());
     }
     void queries(const QueryRows& q) override {
-        if (keys_.layer != q.layer || values_.layer != q.layer || keys_.head_dim != q.head_dim)
+        const auto k = keys_.find(q.layer),
+                   v = values_.find(q.layer); // another layer's where layers share a cache: it counts once for each
+        if (k == keys_.end() || v == values_.end() || k->second.head_dim != q.head_dim)
             throw failure(fmt::format("block {} has heads of keys, values and queries that do not match", q.layer));
-        const auto       heads = static_cast<size_t>(q.n_heads), kv_heads = static_cast<size_t>(q.n_kv_heads);
-        AttentionWeights w = weigher_.weigh(q, keys_.rows, values_.rows, keys_.cells, kSkip);
-        add(q, tightkv::Operand::K, keys_, usable(w.keys, kv_heads));
-        add(q, tightkv::Operand::V, values_, usable(w.values, kv_heads));
+        const auto             heads = static_cast<size_t>(q.n_heads), kv_heads = static_cast<size_t>(q.n_kv_heads);
+        const AttentionWeights w = weigher_.weigh(q, k->second.rows, v->second.rows, k->second.cells, kSkip);
+        add(q, tightkv::Operand::K, k->second, usable(w.keys, kv_heads));
+        add(q, tightkv::Operand::V, v->second, usable(w.values, kv_heads));
         statistics.add_queries(q.layer, q.head_dim, q.n_heads, q.n_kv_heads,
                                q.rows.subspan(kSkip * heads * static_cast<size_t>(q.head_dim)), usable(w.queries, heads));
         if (q.rope) statistics.set_rope(q.layer, *q.rope);
@@ -66,7 +69,7 @@ public:
 
 private:
     struct Written {
-        int                  layer = -1, head_dim = 0;
+        int                  head_dim = 0;
         std::vector<float>   rows; // [token][kv_head][head_dim]
         std::vector<int64_t> cells;
     };
@@ -75,8 +78,8 @@ private:
         statistics.add_rows(q.layer, op, x.head_dim, q.n_kv_heads, std::span(x.rows).subspan(skipped), weights);
     }
 
-    AttentionWeigher weigher_;
-    Written          keys_, values_; // of the layer being computed
+    AttentionWeigher       weigher_;
+    std::map<int, Written> keys_, values_; // by layer, of the chunk being computed
 };
 
 // False: interrupted.
@@ -137,6 +140,9 @@ bool calibrate(const Model& model, const CalibrationPlan& plan, Progress& progre
     Profile   profile;
     int64_t   positions = plan.positions;
     const int chunk     = static_cast<int>(plan.chunks.front().size());
+    if (chunk <= kSkip)
+        throw failure(
+            fmt::format("{} cannot be calibrated: its contexts have {} tokens; accepted: more than {}", plan.model_path, chunk, kSkip));
     progress.stage("listening to the model");
     if (!listen(model, plan.chunks, plan.threads, listener, progress)) return false;
     progress.stage("solving");

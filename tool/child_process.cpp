@@ -57,7 +57,8 @@ nlohmann::json ChildProcess::answer() {
     const ssize_t     n    = getline(&line, &room, from_);
     const std::string text(line ? line : "", n > 0 ? static_cast<size_t>(n) : 0);
     std::free(line);
-    if (n > 0) return nlohmann::json::parse(text);
+    if (nlohmann::json said = nlohmann::json::parse(text, nullptr, false); n > 0 && !said.is_discarded()) return said;
+    if (n > 0) throw failure(fmt::format("the process of {} answered what is no answer: {}", name_, text.substr(0, 80)));
     reap();
     throw failure(last_words());
 }

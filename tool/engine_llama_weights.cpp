@@ -3,6 +3,8 @@
 #include <cmath>
 #include <cstring>
 
+#include <fmt/format.h>
+
 #include "attention_weights.h"
 #include "engine_llama_private.h"
 #include "errors.h"
@@ -58,6 +60,10 @@ AttentionWeights AttentionWeigher::weigh(const QueryRows& q, std::span<const flo
     const auto    n = static_cast<size_t>(q.n_tokens), heads = static_cast<size_t>(q.n_heads), kv_heads = static_cast<size_t>(q.n_kv_heads);
     const size_t  dv     = values.size() / (n * kv_heads);
     const int64_t tokens = q.n_tokens;
+    const size_t  row    = n * kv_heads;
+    if (keys.size() != row * static_cast<size_t>(q.head_dim) || values.size() != row * dv || cells.size() != n ||
+        (!q.mask.empty() && *std::max_element(cells.begin(), cells.end()) >= static_cast<int64_t>(q.mask_stride)))
+        throw failure(fmt::format("block {}: keys, values and queries are not of the same {} tokens", q.layer, n));
 
     const ggml_context_ptr context(
         ggml_init({(kNodes + 8) * ggml_tensor_overhead() + ggml_graph_overhead_custom(kNodes, false), nullptr, true}));

@@ -1,5 +1,6 @@
 #include "rival_model.h"
 
+#include <cmath>
 #include <iostream>
 
 #include <fmt/format.h>
@@ -30,7 +31,9 @@ public:
         return interrupted() ? -1 : tps;
     }
     std::vector<float> probe() override {
-        const auto logits = ask("probe")["logits"].get<std::vector<float>>();
+        const nlohmann::json answer = ask("probe");
+        std::vector<float>   logits;
+        for (const nlohmann::json& x : answer["logits"]) logits.push_back(x.is_null() ? NAN : x.get<float>()); // JSON has no NaN
         return interrupted() ? std::vector<float>{} : logits;
     }
 

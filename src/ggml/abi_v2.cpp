@@ -88,8 +88,9 @@ ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t buft, size_t size)
     Query seen = std::exchange(query, {});
     placing    = {};
     if (ggml_backend_buffer_t b = guarded<ggml_backend_buffer_t>(nullptr, [&] { return alloc_compressed(seen, size); })) return b;
-    if (size == seen.sum) placing.tensors = std::move(seen.tensors);
-    return host_type.alloc_buffer(buft, size);
+    ggml_backend_buffer_t const b = host_type.alloc_buffer(buft, size);
+    if (b && size == seen.sum) placing.tensors = std::move(seen.tensors);
+    return b;
 }
 
 } // namespace
