@@ -98,7 +98,7 @@ class Exact(HostTest):
             self.assertIn("61, 62", again.out)
 
     def test_context_shift(self):
-        with Server("-c", 256, "-np", 1, "--context-shift", "-cram", 0, cache="turbo4:sink=4:window=32:mean=64") as server:
+        with Server("-c", 256, "-np", 1, "--context-shift", "-cram", 0, cache="turbo4:sink=4:window=32:mean=64", model=MODEL) as server:
             answer = server.complete(COUNTING, 180, n_keep=16, ignore_eos=True)
             self.assertTrue(answer["truncated"], answer)
             self.assertRegex(answer["content"][:40], "61, 62, 63")
@@ -139,7 +139,7 @@ class Exact(HostTest):
     def test_many_requests_in_the_same_cells(self):
         prompts = [f"The number {n} comes before the number" for n in range(20, 32)]
         for more in (["-no-kvu"], ["-kvu"]):
-            with self.subTest(more), self.serve("-np", 2, *more) as server:
+            with self.subTest(more), self.serve("-np", 2, *more, model=MODEL) as server:
                 for p in prompts[:6]:  # until the mean is known
                     server.complete(p, 8)
                 again = [server.complete(p, 8, slot=0, cache_prompt=False)["content"] for p in prompts]
@@ -151,12 +151,12 @@ class Exact(HostTest):
 
     def test_draft_tokens_are_verified_in_one_batch(self):
         cache = "turbo4:sink=4:window=32"
-        with self.serve("-np", 1, cache=cache) as server:
+        with self.serve("-np", 1, cache=cache, model=MODEL) as server:
             alone = server.complete(COUNTING, 24)["content"]
         options = run("llama-server", "--help", cache=None).out
         name = "--spec-draft-n" if "--spec-draft-n-max" in options else "--draft"
         more = ["--spec-type", "draft-simple"] if "draft-simple" in options else []
-        with self.serve("-np", 1, "-md", MODEL, f"{name}-max", 6, f"{name}-min", 2, *more, cache=cache) as server:
+        with self.serve("-np", 1, "-md", MODEL, f"{name}-max", 6, f"{name}-min", 2, *more, cache=cache, model=MODEL) as server:
             answer = server.complete(COUNTING, 24)
             output = server.stop()
         self.assertNative(output)

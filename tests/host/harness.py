@@ -3,7 +3,8 @@
 Everything comes from the environment (CMakeLists.txt sets it); by hand the defaults fit a tree that ./run has built:
   TIGHTKV_TEST_HOST     api2 (default), api3 or api2-dl: which unmodified llama.cpp
   TIGHTKV_HOST_ROOT     folder of these hosts             TIGHTKV_TEST_MODEL    GGUF file
-  TIGHTKV_TEST_ADAPTER  libggml-tightkv.so                TIGHTKV_TEST_SHIM     libtightkv-preload.so
+  TIGHTKV_TEST_F32      that model with weights in F32    TIGHTKV_TEST_SHIM     libtightkv-preload.so
+  TIGHTKV_TEST_ADAPTER  libggml-tightkv.so
   TIGHTKV_TEST_THREADS  per program, default 2
   TIGHTKV_TEST_TEXT     English text                      TIGHTKV_TEST_PRELOAD  goes first into LD_PRELOAD (a sanitizer's runtime)
   TIGHTKV_TEST_SLOWDOWN how many times slower than usual the programs are (thread sanitizer: 20), default 1. Time limits grow by it; above 4
@@ -40,6 +41,11 @@ HOST = os.environ.get("TIGHTKV_TEST_HOST") or "api2"
 HOST_ROOT = setting("TIGHTKV_HOST_ROOT", CACHE / "hosts")
 BIN = HOST_ROOT / HOST / "build/bin"
 MODEL = setting("TIGHTKV_TEST_MODEL", CACHE / "models/SmolLM2-135M-Instruct.Q4_1.gguf")
+# What most tests run: the same values in F32, if that file is there, take a third of the processor time per token of a prompt. Single tokens
+# take twice as long, as they read all of the file: tests that generate many of them take MODEL.
+WEIGHTS = setting("TIGHTKV_TEST_F32", MODEL)
+if not WEIGHTS.exists():
+    WEIGHTS = MODEL
 ADAPTER = setting("TIGHTKV_TEST_ADAPTER", REPO / "build/lib/libggml-tightkv.so")
 SHIM = setting("TIGHTKV_TEST_SHIM", REPO / "build/lib/libtightkv-preload.so")
 TEXT = setting("TIGHTKV_TEST_TEXT", REPO / "data/demo.txt")
@@ -177,12 +183,12 @@ NEXT = f"{COUNTED + 1}, {COUNTED + 2}"
 
 def complete(prompt, n, *args, **how):
     """llama-completion, greedy."""
-    return run("llama-completion", "-m", MODEL, "-p", prompt, "-n", n, "-t", THREADS, "-c", 512, "-no-cnv", "--temp", 0, *args, **how)
+    return run("llama-completion", "-m", WEIGHTS, "-p", prompt, "-n", n, "-t", THREADS, "-c", 512, "-no-cnv", "--temp", 0, *args, **how)
 
 
-def perplexity(*args, ctx=512, chunks=2, **how):
+def perplexity(*args, ctx=512, chunks=2, model=WEIGHTS, **how):
     """llama-perplexity, one sequence at a time."""
-    return run("llama-perplexity", "-m", MODEL, "-f", text(16384), "-c", ctx, "-b", ctx, "--chunks", chunks, "-t", THREADS, *args, **how)
+    return run("llama-perplexity", "-m", model, "-f", text(16384), "-c", ctx, "-b", ctx, "--chunks", chunks, "-t", THREADS, *args, **how)
 
 
 def final_ppl(output):
@@ -196,8 +202,9 @@ class Divergence:
 
     base = {}
 
-    def __init__(self, *args, ctx=512, chunks=2, base_how=None, **how):
-        base_how = {"cache": None, **(base_how or {}), "ctx": ctx, "chunks": chunks}
+    def __init__(self, *args, ctx=512, chunks=2, model=WEIGHTS, base_how=None, **how):
+        size = {"ctx": ctx, "chunks": chunks, "model": str(model)}
+        base_how = {"cache": None, **(base_how or {}), **size}
         key = json.dumps(base_how)
         if key not in self.base:
             path = scratch() / f"logits-{len(self.base)}"
@@ -205,7 +212,7 @@ class Divergence:
             if base.code != 0:
                 raise AssertionError(f"the run to compare with failed: {base}")
             self.base[key] = path
-        self.output = perplexity("--kl-divergence-base", self.base[key], "--kl-divergence", *args, ctx=ctx, chunks=chunks, **how)
+        self.output = perplexity("--kl-divergence-base", self.base[key], "--kl-divergence", *args, **size, **how)
         all_text = self.output.out + self.output.err
         number = r"\s*:\s*(-?[0-9.]+) ±\s*([0-9.]+)"
         kld = re.search("Mean +KLD" + number, all_text)
@@ -221,8 +228,8 @@ class Divergence:
 class Server:
     """llama-server on a free port of this machine; `with Server(…) as s`. Ends it by SIGTERM, then `s.output` stands."""
 
-    def __init__(self, *args, cache="turbo4", shim=not DYNAMIC, env=None):
-        self.args, self.how, self.cache = args, (cache, shim, env), cache
+    def __init__(self, *args, cache="turbo4", shim=not DYNAMIC, env=None, model=WEIGHTS):
+        self.args, self.how, self.cache, self.model = args, (cache, shim, env), cache, model
         self.output = None
 
     def __enter__(self):
@@ -230,7 +237,7 @@ class Server:
             with socket.socket() as s:
                 s.bind(("127.0.0.1", 0))
                 self.port = s.getsockname()[1]
-            argv = [str(a) for a in (BIN / "llama-server", "-m", MODEL, "--host", "127.0.0.1", "--port", self.port, "-t", THREADS, "-tb", THREADS,
+            argv = [str(a) for a in (BIN / "llama-server", "-m", self.model, "--host", "127.0.0.1", "--port", self.port, "-t", THREADS, "-tb", THREADS,
                                      "--threads-http", 4, *self.args)]
             self.log = tempfile.TemporaryFile()
             self.process = subprocess.Popen(argv, env=environment(*self.how), stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)

@@ -1,7 +1,7 @@
 """llama-cpp-python on the host's shared libraries, through the preload library."""
 import sys
 
-from harness import BIN, HOST_ROOT, MODEL, THREADS, HostTest, main, run
+from harness import BIN, HOST_ROOT, THREADS, WEIGHTS, HostTest, main, run
 
 PACKAGE = HOST_ROOT / "api2/python/llama_cpp"
 SCRIPT = """
@@ -59,7 +59,7 @@ class Python(HostTest):
                 (package / "lib").symlink_to(BIN)
         env = {"PYTHONPATH": str(self.folder), "LLAMA_CPP_LIB_PATH": str(BIN), "PYTHONDONTWRITEBYTECODE": "1",
                "ASAN_OPTIONS": "detect_leaks=0"}  # Python's own, at its end
-        return run(None, command=[sys.executable, "-c", script, MODEL, THREADS, *args], env=env, **how)
+        return run(None, command=[sys.executable, "-c", script, WEIGHTS, THREADS, *args], env=env, **how)
 
     def test_completion(self):
         output = self.python(cache="turbo4")

@@ -6,7 +6,7 @@ as itself E[ln p/q] over the text is D too, so ln(PPL/PPL stock) has the same up
 8-bit codes are far finer than the rounding of the quantised weights' own activations, which sets a floor that stock q8_0 shows: turbo8 is
 held to twice that.
 """
-from harness import Divergence, HostTest, final_ppl, main, perplexity
+from harness import MODEL, Divergence, HostTest, final_ppl, main, perplexity
 
 KLD = {"turbo4": 0.048, "turbo3": 0.209, "turbo2": 1.05}
 SLACK = 2.0
@@ -51,8 +51,8 @@ class Quality(HostTest):
         # One token per graph: the kernel of generation instead of that of prompts, same bounds, and the same divergence within 3 errors.
         for cache in ("turbo4", "turbo3", "turbo2"):
             with self.subTest(cache):
-                batched = Divergence(cache=cache, ctx=128, chunks=2)
-                decode = Divergence("-ub", 1, cache=cache, ctx=128, chunks=2)
+                batched = Divergence(cache=cache, ctx=128, chunks=2, model=MODEL)
+                decode = Divergence("-ub", 1, cache=cache, ctx=128, chunks=2, model=MODEL)
                 print(f"{cache}: batched {batched}; decode {decode}", flush=True)
                 self.assertGreater(self.assertNative(decode.output)["graphs"], 256)
                 self.assertEqual(violations(decode, KLD[cache]), [], f"{cache}: {decode}")

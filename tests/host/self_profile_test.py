@@ -1,5 +1,5 @@
 """profile=auto inside stock programs: when it calibrates, what it is worth, states, and what it does without queries."""
-from harness import Divergence, HostTest, Server, complete, counting, main
+from harness import MODEL, Divergence, HostTest, Server, complete, counting, main
 
 PLAIN = "turbo3:sink=4"
 CACHE = PLAIN + ":profile=auto"
@@ -39,7 +39,7 @@ class SelfProfile(HostTest):
         self.assertLess(auto.kld + auto.kld_se, plain.kld - plain.kld_se, f"{plain}; with profile=auto {auto}")
 
     def test_saved_states(self):
-        with Server("-c", 2048, "-np", 2, "-no-kvu", "-cram", 0, "--slot-save-path", self.folder, cache=CACHE) as server:
+        with Server("-c", 2048, "-np", 2, "-no-kvu", "-cram", 0, "--slot-save-path", self.folder, cache=CACHE, model=MODEL) as server:
             server.complete(COUNTING, 0, slot=1)  # rows from before the profile
             self.assertEqual(server.slot(1, "save", filename="before")[0], 200)
             server.slot(1, "erase")

@@ -1,5 +1,5 @@
 """llama-server on a compressed cache: requests, slots, saved slots, context shift, copies of a sequence."""
-from harness import COUNTED, COUNTING, NEXT, HostTest, Server, counting, in_parallel, main
+from harness import COUNTED, COUNTING, MODEL, NEXT, HostTest, Server, counting, in_parallel, main
 
 N = 10
 
@@ -18,7 +18,7 @@ class Serving(HostTest):
     def test_two_slots_at_once(self):
         prompts = {"The capital of France is": "Paris", "The capital of Italy is": "Rome"}
         for more in (["-no-kvu"], ["-kvu"]):
-            with self.subTest(more), self.serve("-np", 2, *more) as server:
+            with self.subTest(more), self.serve("-np", 2, *more, model=MODEL) as server:
                 alone = [server.complete(p, 4, slot=i)["content"] for i, p in enumerate(prompts)]
                 both = in_parallel(*(lambda p=p, i=i: server.complete(p, 40, slot=i, ignore_eos=True) for i, p in enumerate(prompts)))
                 for expected, first, answer in zip(prompts.values(), alone, both):
@@ -81,7 +81,7 @@ class Serving(HostTest):
 
     def test_context_shift(self):
         # 256 cells are the host's fewest, whatever SLOWDOWN says.
-        with Server("-c", 256, "-np", 1, "--context-shift", "-cram", 0) as server:
+        with Server("-c", 256, "-np", 1, "--context-shift", "-cram", 0, model=MODEL) as server:
             answer = server.complete(counting(60), 180, n_keep=16, ignore_eos=True)
             self.assertEqual(answer["tokens_predicted"], 180, answer)
             self.assertTrue(answer["truncated"], answer)
