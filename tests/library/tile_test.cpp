@@ -2,14 +2,13 @@
 #include "codec/tile.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cstring>
-#include <fstream>
 #include <utility>
 
 #include "base/half.h"
 #include "cache/tile_store.h"
+#include "resident.h"
 #include "test_data.h"
 
 using namespace tightkv;
@@ -366,21 +365,17 @@ TEST(TileStore, ResidentSizeIsThePackedSize) {
 #if defined(__SANITIZE_THREAD__)
     GTEST_SKIP() << "the thread sanitizer keeps four bytes for every byte";
 #endif
-    const auto resident = [] {
-        long total = 0, pages = 0;
-        std::ifstream("/proc/self/statm") >> total >> pages;
-        return static_cast<double>(pages) * static_cast<double>(sysconf(_SC_PAGESIZE));
-    };
+    if (resident_bytes() < 0) GTEST_SKIP() << "this system does not say how much memory is in use";
     for (const char* name : {"turbo3", "turbo3", "f16"}) { // the first time around, code and tables of the library become resident, too
         static bool      warm = false;
         const Format&    f    = *find_format(name);
         const StoreShape shape{.n_streams = 1, .n_kv_heads = 4, .head_dim = 128, .n_cells = 100000};
-        const double     before = resident();
+        const double     before = resident_bytes();
 
         std::unique_ptr<TileStore> store;
         ASSERT_TRUE(TileStore::create(f, Operand::K, shape, store).ok());
         const auto   bytes = static_cast<double>(store->bytes());
-        const double empty = resident();
+        const double empty = resident_bytes();
         Random       random(5);
 
         std::vector<uint8_t> row(f.row_bytes(128));
@@ -388,9 +383,9 @@ TEST(TileStore, ResidentSizeIsThePackedSize) {
         store->read_canonical(0, 0, 0, row.data());
         for (int h = 0; h < shape.n_kv_heads; h++)
             for (int64_t c = 0; c < shape.n_cells; c++) store->write_canonical(0, h, c, row.data());
-        const double full = resident();
+        const double full = resident_bytes();
         store->clear();
-        const double cleared = resident();
+        const double cleared = resident_bytes();
         if (std::exchange(warm, true)) {
             EXPECT_LT(empty - before, 0.02 * bytes) << name << ": memory is taken only when cells are written";
             EXPECT_NEAR(full - before, bytes, 0.02 * bytes) << name;
