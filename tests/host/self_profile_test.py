@@ -26,8 +26,9 @@ class SelfProfile(HostTest):
 
     def test_tokens_that_are_generated_count(self):
         # A prompt of nearly 512 tokens; the others come one by one.
-        self.assertProfiles(complete(counting(118), 2, "-c", 1024, cache=CACHE), 0)
-        output = complete(counting(118), 80, "-c", 1024, cache=CACHE)
+        fine = CACHE.replace("turbo3", "turbo4")  # a text that is read as stock reads it
+        self.assertProfiles(complete(counting(118), 2, "-c", 1024, cache=fine), 0)
+        output = complete(counting(118), 80, "-c", 1024, cache=fine)
         self.assertIn("119, 120", output.out)
         self.assertProfiles(output, 1)
 
