@@ -1,12 +1,4 @@
-# Included by project() of llama.cpp and of ggml when ./run builds a host with the thread sanitizer.
-
-# The server wants fifty models of images and sound that no test uses: a few compilations instead of fifty.
-if(PROJECT_NAME STREQUAL "llama.cpp")
-  file(GLOB apart ${CMAKE_CURRENT_SOURCE_DIR}/tools/mtmd/*.cpp)
-  cmake_language(DEFER CALL set_source_files_properties ${apart} TARGET_DIRECTORY mtmd PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
-  cmake_language(DEFER CALL set_target_properties mtmd PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 16)
-  return()
-endif()
+# Included by project() of ggml when ./run builds a host with the thread sanitizer.
 
 if(TIGHTKV_HOST_WITHOUT_AMX)
   include(${CMAKE_CURRENT_LIST_DIR}/host_without_amx.cmake)

@@ -130,6 +130,10 @@ int run_bench_attention(const BenchAttentionOptions& o) {
     const TableFormat format = parse_table_format(o.format);
     const Plan        plan   = parse(o);
     choose_isa(o.isa);
+    const auto shape_at = [&](int depth) {
+        return bench::AttentionShape{o.head_dim, o.q_heads, o.kv_heads, o.tokens, o.tokens == 1 ? depth : depth + o.tokens};
+    };
+    for (const int depth : plan.depths) check_memory(plan, shape_at(depth)); // before anything takes time
     OutputFile           out(o.output);
     bench::ThreadTeam    team(o.threads);
     const size_t         buffer = static_cast<size_t>(cache_budget(2));
@@ -142,8 +146,8 @@ int run_bench_attention(const BenchAttentionOptions& o) {
         for (const int depth : plan.depths) {
             if (interrupted()) break;
             progress.stage(fmt::format("depth {}", depth));
-            const bench::AttentionShape shape{o.head_dim, o.q_heads, o.kv_heads, o.tokens, o.tokens == 1 ? depth : depth + o.tokens};
-            check_memory(plan, shape);
+            const bench::AttentionShape shape = shape_at(depth);
+            check_memory(plan, shape); // again: the buffer that bandwidth is measured with has taken some
             const bench::AttentionData data(shape);
             std::vector<Side>          all  = checked_sides(plan, data, team, progress);
             const std::vector<double>  here = time_rounds(all, o.rounds, bandwidth, progress);

@@ -1,5 +1,6 @@
 # cmake -DSOURCE=… -DWORK=… -DHOST=… -DAPI=… -P tool_build.cmake: configures and builds the tool in WORK against the llama.cpp in HOST, as
-# one's own (TIGHTKV_LLAMA_DIR) whose build tree lies outside its source tree, and runs it. Fails where any step does. WORK stays: the next run compiles what has changed.
+# one's own (TIGHTKV_LLAMA_DIR) whose build tree lies outside its source tree, and runs it. Fails where any step does. WORK stays: the next run
+# compiles what has changed. It lies beside the build tree, not in it: relative paths are the same, so ccache has what does not read llama.h.
 if(NOT EXISTS ${HOST}/src/include/llama.h OR NOT EXISTS ${HOST}/build/bin/libllama.so)
   message("skipped: no host in ${HOST} (./run test prepares it)")
   return()
@@ -8,6 +9,8 @@ endif()
 if(LAUNCHER AND NOT DEFINED ENV{CCACHE_DIR} AND IS_DIRECTORY ${HOST}/../../ccache)
   file(REAL_PATH ${HOST}/../../ccache ccache)
   set(ENV{CCACHE_DIR} ${ccache})
+  set(ENV{CCACHE_BASEDIR} ${SOURCE})
+  set(ENV{CCACHE_NOHASHDIR} 1)
 endif()
 function(step what)
   execute_process(COMMAND ${ARGN} RESULT_VARIABLE result OUTPUT_VARIABLE output ERROR_VARIABLE errors)

@@ -74,7 +74,7 @@ TEST_F(CliModel, DecodePathAgreesWithBatchedPath) {
 #if defined(__SANITIZE_THREAD__)
     GTEST_SKIP() << "twenty times slower under the thread sanitizer, and no other code than in the tests above";
 #endif
-    const Outcome o = eval("--cache turbo8,turbo4,turbo3,turbo2 --ctx 128 --chunks 8 --path batched,decode -o json");
+    const Outcome o = eval("--cache turbo8,turbo4,turbo3,turbo2 --ctx 128 --chunks 8 --threads 1 --path batched,decode -o json");
     ASSERT_EQ(o.exit_code, 0) << o.err;
     const auto       results    = nlohmann::json::parse(o.out)["results"];
     constexpr double kFloor     = 0.005;
