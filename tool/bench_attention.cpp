@@ -72,9 +72,9 @@ std::unique_ptr<Contender> make_rival(const std::string& name, const Plan& p, co
     throw failure("no rival " + name);
 }
 
-// Operands that exceed the last cache four times, or what memory allows; total for all sides.
-double cache_budget(size_t sides) {
-    const double wanted = 4.0 * static_cast<double>(bench::last_cache_bytes());
+// Bytes of the operands that a side goes through: those asked for, or what exceeds the last cache four times; or what memory allows.
+double cache_budget(const BenchAttentionOptions& o, size_t sides) {
+    const double wanted = o.memory_mib > 0 ? o.memory_mib * 1048576.0 : 4.0 * static_cast<double>(bench::last_cache_bytes());
     const double memory = 0.5 * static_cast<double>(bench::available_memory()) / static_cast<double>(sides);
     return memory > 0 ? std::min(wanted, memory) : wanted;
 }
@@ -94,8 +94,8 @@ void check_memory(const Plan& plan, const bench::AttentionShape& shape) {
 }
 
 // All sides of one depth, each with its cache filled and its results checked.
-std::vector<Side> checked_sides(const Plan& plan, const bench::AttentionData& data, bench::ThreadTeam& team, Progress& progress) {
-    const double      total = cache_budget(plan.formats.size() + plan.rivals.size() + 1);
+std::vector<Side> checked_sides(const Plan& plan, double total, const bench::AttentionData& data, bench::ThreadTeam& team,
+                                Progress& progress) {
     std::vector<Side> sides;
     const auto        add = [&](std::unique_ptr<Contender> c) {
         const bench::Verdict v = c->check(data);
@@ -136,7 +136,7 @@ int run_bench_attention(const BenchAttentionOptions& o) {
     for (const int depth : plan.depths) check_memory(plan, shape_at(depth)); // before anything takes time
     OutputFile           out(o.output);
     bench::ThreadTeam    team(o.threads);
-    const size_t         buffer = static_cast<size_t>(cache_budget(2));
+    const size_t         buffer = static_cast<size_t>(cache_budget(o, 2));
     bench::ReadBandwidth bandwidth(buffer, team);
     std::vector<Json>    rows;
     std::vector<double>  read; // GB/s, of all rounds
@@ -149,7 +149,8 @@ int run_bench_attention(const BenchAttentionOptions& o) {
             const bench::AttentionShape shape = shape_at(depth);
             check_memory(plan, shape); // again: the buffer that bandwidth is measured with has taken some
             const bench::AttentionData data(shape);
-            std::vector<Side>          all  = checked_sides(plan, data, team, progress);
+            const double               each = cache_budget(o, plan.formats.size() + plan.rivals.size() + 1);
+            std::vector<Side>          all  = checked_sides(plan, each, data, team, progress);
             const std::vector<double>  here = time_rounds(all, o.rounds, bandwidth, progress);
             if (here.empty()) break;
             read.insert(read.end(), here.begin(), here.end());

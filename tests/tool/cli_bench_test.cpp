@@ -14,7 +14,7 @@ namespace {
 
 void expect_usage(const std::string& arguments, std::initializer_list<const char*> parts) { expect_error("bench " + arguments, 2, parts); }
 
-constexpr const char* kTiny = "bench attention --depth 256 --head-dim 64 --q-heads 4 --kv-heads 2 --rounds 2 ";
+constexpr const char* kTiny = "bench attention --depth 256 --head-dim 64 --q-heads 4 --kv-heads 2 --rounds 2 --memory 64 ";
 
 nlohmann::json results(const Outcome& o) {
     EXPECT_EQ(o.exit_code, 0) << o.err;
@@ -39,6 +39,7 @@ TEST(CliBench, UsageErrors) {
     expect_usage("attention --threads 0", {"--threads", "1 to 1024"});
     expect_usage("attention --tokens 0", {"--tokens"});
     expect_usage("attention --rounds 0", {"--rounds"});
+    expect_usage("attention --memory 0", {"--memory", "1 to 1048576"});
     expect_usage("attention --isa mmx", {"mmx", "scalar"});
     expect_usage("attention --against llama:f16,foo", {"foo", "llama:f16", "llama:q4_0"});
     expect_usage("attention --against ik:f16", {"ik:f16", "llama:f16"});
@@ -110,7 +111,7 @@ TEST(CliBench, AttentionReportsEveryField) {
             EXPECT_LT(r["rivals"][rival]["max_rel_error"], 0.1) << rival;
         }
         EXPECT_GT(double(r["cache_mib"]), 0);
-        EXPECT_LT(double(r["cache_mib"]), double(j["last_cache_mib"]) * 4 + 1); // as much as comes from memory, or as there is
+        EXPECT_LT(double(r["cache_mib"]), 64 + 1); // as was asked for, or as there is
     }
     EXPECT_EQ(j["results"][0]["format"], "turbo4");
     EXPECT_EQ(j["results"][1]["format"], "turbo2");
@@ -142,7 +143,7 @@ TEST(CliBench, AnotherLibraryInItsOwnProcess) {
 
 // Forks want a round number of keys: those that make it up must change nothing.
 TEST(CliBench, AnotherLibraryWithAnyNumberOfKeys) {
-    const auto j = results(run_tool("bench attention --depth 1,300 --head-dim 64 --q-heads 4 --kv-heads 2 --rounds 1 --format turbo4 "
+    const auto j = results(run_tool("bench attention --depth 1,300 --head-dim 64 --q-heads 4 --kv-heads 2 --rounds 1 --memory 64 --format turbo4 "
                                     "--rival other='" TIGHTKV_TEST_GGML_DIR "' --against other:f16,llama:f16 -o json"));
     ASSERT_EQ(j["results"].size(), 2u);
     for (const auto& r : j["results"])
