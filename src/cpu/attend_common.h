@@ -75,8 +75,9 @@ template <class C> inline int nth_part(int n, int parts, int per_group) {
     return part < parts ? part : part - parts;
 }
 
-// Trellis codes are not quite read in the order of memory, which processors fetch ahead by: every step of reading a tile fetches its share
-// of the next one itself. share: where the step's share of this tile would begin if it were read in order.
+// K and V are two streams, each left alone while the other is read, and trellis codes are not quite read in the order of memory: what a
+// processor fetches ahead by itself comes late (figures in docs/cpu.md). So every step of reading a tile fetches its share of the next one.
+// share: where the step's share of this tile begins, or would begin if it were read in order.
 template <class C, int Bytes> [[gnu::always_inline]] inline void fetch_next(const uint8_t* share, int head_dim) {
     const size_t step = static_cast<size_t>(head_dim) * kTileTokens * C::bits / 8 + kTileTokens * sizeof(uint16_t);
     for (int i = 0; i < Bytes; i += 64) __builtin_prefetch(share + step + i);

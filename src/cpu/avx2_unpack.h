@@ -203,9 +203,11 @@ template <class C, class Use>
                 t, [&](int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) { use(g, i, a, b, c, e); });
         }
     } else {
-        for (int g = 0; g < groups; g++, p += kGroup)
+        for (int g = 0; g < groups; g++, p += kGroup) {
+            fetch_next<C, kGroup / 2>(tile + (static_cast<size_t>(block) * groups + g) * (kGroup / 2), groups * 32);
             unpack<C::bits>(
                 p, t, [&](int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) { use(g, i, a, b, c, e); });
+        }
     }
 }
 
@@ -217,10 +219,9 @@ template <class C, class Use>
                   *eight   = h == 1 ? p - 32 : tile + static_cast<size_t>(part_before(g, groups, 1)) * 2 * kTokens + 32;
     for (int s = 0; s < 2; s++, p += kTokens, eight += kTokens) {
         const auto v = [&](int i, __m256i a, __m256i b, __m256i c, __m256i e) __attribute__((always_inline)) { use(s, i, a, b, c, e); };
-        if constexpr (C::trellis) {
-            fetch_next<C, kTokens / 2>(tile + (static_cast<size_t>(g) * 4 + h * 2 + s) * (kTokens / 2), groups * 16);
-            unpack_v<C::bits>(p, eight, h, t, v);
-        } else unpack<C::bits>(p, t, v);
+        fetch_next<C, kTokens / 2>(tile + (static_cast<size_t>(g) * 4 + h * 2 + s) * (kTokens / 2), groups * 16);
+        if constexpr (C::trellis) unpack_v<C::bits>(p, eight, h, t, v);
+        else unpack<C::bits>(p, t, v);
     }
 }
 

@@ -194,9 +194,11 @@ template <class C, class Use> [[gnu::always_inline]] inline void walk_k(const ui
                 p + g * C::bits * 64, last, t, [&](int i, __m512i v) __attribute__((always_inline)) { use(g, i, v); });
         }
     } else {
-        for (int g = 0; g < groups; g++, p += C::bits * 64)
+        for (int g = 0; g < groups; g++, p += C::bits * 64) {
+            fetch_next<C, C::bits * 64>(p, groups * 32);
             unpack<C::bits>(
                 p, t.levels, [&](int i, __m512i v) __attribute__((always_inline)) { use(g, i, v); });
+        }
     }
 }
 
@@ -208,10 +210,9 @@ template <class C, class Use>
                   *before = tile + static_cast<size_t>(part_before(g, groups, 1)) * 2 * kHalf;
     for (int s = 0; s < 2; s++) {
         const auto v = [&](int i, __m512i v) __attribute__((always_inline)) { use(s, i, v); };
-        if constexpr (C::trellis) {
-            fetch_next<C, kHalf>(p + s * kHalf, groups * 16);
-            unpack_v<C::bits>(p + s * kHalf, before + s * kHalf, t, v);
-        } else unpack<C::bits>(p + s * kHalf, t.levels, v);
+        fetch_next<C, kHalf>(p + s * kHalf, groups * 16);
+        if constexpr (C::trellis) unpack_v<C::bits>(p + s * kHalf, before + s * kHalf, t, v);
+        else unpack<C::bits>(p + s * kHalf, t.levels, v);
     }
 }
 

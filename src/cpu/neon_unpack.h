@@ -185,11 +185,13 @@ template <class C, class Use>
                 });
         }
     } else {
-        for (int g = 0; g < groups; g++, p += kGroup)
+        for (int g = 0; g < groups; g++, p += kGroup) {
+            fetch_next<C, kGroup / 4>(tile + (static_cast<size_t>(block) * groups + g) * (kGroup / 4), groups * 32);
             unpack<C::bits>(
                 p, t, [&](int i, uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t e) __attribute__((always_inline)) {
                     use(g, i, a, b, c, e);
                 });
+        }
     }
 }
 
@@ -204,10 +206,9 @@ template <class C, class Use>
         const auto v = [&](int i, uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t e) __attribute__((always_inline)) {
             use(s, i, a, b, c, e);
         };
-        if constexpr (C::trellis) {
-            fetch_next<C, kTokens / 4>(tile + (static_cast<size_t>(quarter) * 2 + s) * (kTokens / 4), quarters * 4);
-            unpack_v<C::bits>(p, four, eight, quarter % 4, t, v);
-        } else unpack<C::bits>(p, t, v);
+        fetch_next<C, kTokens / 4>(tile + (static_cast<size_t>(quarter) * 2 + s) * (kTokens / 4), quarters * 4);
+        if constexpr (C::trellis) unpack_v<C::bits>(p, four, eight, quarter % 4, t, v);
+        else unpack<C::bits>(p, t, v);
     }
 }
 
