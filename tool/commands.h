@@ -64,7 +64,7 @@ struct BenchAttentionOptions {
     std::vector<std::string> rivals;  // NAME=FOLDER
     int                      head_dim = 128, q_heads = 32, kv_heads = 8, tokens = 1, threads = 1, rounds = 5;
     int                      memory_mib = 0; // that each side goes through; 0: four times the last cache
-    std::string              format = "md", output;
+    std::string              format     = "md", output;
 };
 int run_bench_attention(const BenchAttentionOptions& o);
 

@@ -228,8 +228,9 @@ CLI::App* add_bench_attention(CLI::App* bench, BenchAttentionOptions& o) {
     add_count(c, "--tokens", o.tokens, 1 << 16, "query tokens, causal");
     add_count(c, "--threads,-t", o.threads, 1024, "threads");
     add_count(c, "--rounds,-r", o.rounds, 10000, "rounds, of which the median counts");
-    c->add_option("--memory", o.memory_mib,
-                  "caches that each side goes through in turn, in MiB (default: four times the last cache, so that every read is from memory)")
+    c->add_option(
+         "--memory", o.memory_mib,
+         "caches that each side goes through in turn, in MiB (default: four times the last cache, so that every read is from memory)")
         ->check(CLI::Range(1, 1 << 20))
         ->type_name("MIB");
     c->add_option(

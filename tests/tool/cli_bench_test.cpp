@@ -143,8 +143,9 @@ TEST(CliBench, AnotherLibraryInItsOwnProcess) {
 
 // Forks want a round number of keys: those that make it up must change nothing.
 TEST(CliBench, AnotherLibraryWithAnyNumberOfKeys) {
-    const auto j = results(run_tool("bench attention --depth 1,300 --head-dim 64 --q-heads 4 --kv-heads 2 --rounds 1 --memory 64 --format turbo4 "
-                                    "--rival other='" TIGHTKV_TEST_GGML_DIR "' --against other:f16,llama:f16 -o json"));
+    const auto j =
+        results(run_tool("bench attention --depth 1,300 --head-dim 64 --q-heads 4 --kv-heads 2 --rounds 1 --memory 64 --format turbo4 "
+                         "--rival other='" TIGHTKV_TEST_GGML_DIR "' --against other:f16,llama:f16 -o json"));
     ASSERT_EQ(j["results"].size(), 2u);
     for (const auto& r : j["results"])
         EXPECT_NEAR(r["rivals"]["other:f16"]["max_rel_error"], double(r["rivals"]["llama:f16"]["max_rel_error"]), 1e-3) << r["depth"];
