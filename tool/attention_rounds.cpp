@@ -20,7 +20,7 @@ double ns_per_token(const Side& s, const bench::AttentionShape& shape) {
 
 } // namespace
 
-std::vector<double> time_rounds(std::vector<Side>& sides, int rounds, bench::ReadBandwidth& bandwidth, Progress& progress) {
+std::vector<double> time_rounds(std::vector<Side>& sides, int rounds, bench::ReadBandwidth* bandwidth, Progress& progress) {
     std::vector<double> read;
     for (int round = 0; round < rounds && !interrupted(); round++) {
         for (Side& s : sides) {
@@ -28,7 +28,7 @@ std::vector<double> time_rounds(std::vector<Side>& sides, int rounds, bench::Rea
             s.seconds.push_back(s.contender->time(kLeastSeconds));
             progress.advance(1);
         }
-        read.push_back(bandwidth.gb_per_s());
+        if (bandwidth) read.push_back(bandwidth->gb_per_s());
     }
     return read;
 }
@@ -54,7 +54,7 @@ Json row_of(const Side& s, const std::vector<Side>& sides, const bench::Attentio
             {"spread", bench::spread(s.seconds)},
             {"ms", bench::median(s.seconds) * 1e3},
             {"gb_per_s", speed},
-            {"bandwidth_fraction", speed / bandwidth},
+            {"bandwidth_fraction", bandwidth > 0 ? Json(speed / bandwidth) : Json()},
             {"ratio", ratio},
             {"max_rel_error", s.verdict.max_rel_error},
             {"error_bound", s.verdict.bound},

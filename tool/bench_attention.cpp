@@ -1,6 +1,7 @@
 // tightkv bench attention: the attention operator against rivals on the same shapes, in alternating rounds of one process.
 #include <algorithm>
 #include <memory>
+#include <optional>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -79,14 +80,14 @@ double cache_budget(const BenchAttentionOptions& o, size_t sides) {
     return memory > 0 ? std::min(wanted, memory) : wanted;
 }
 
-// A layer of every side must fit: the system would kill the program rather than refuse.
-void check_memory(const Plan& plan, const bench::AttentionShape& shape) {
-    const double rival  = bench::kv_bytes(shape, 2.0 * shape.head_dim); // f16, the largest
-    const double memory = static_cast<double>(bench::available_memory());
+// A layer of every side must fit beside what is reserved: the system would kill the program rather than refuse.
+void check_memory(const Plan& plan, const bench::AttentionShape& shape, double reserved) {
+    const double rival = bench::kv_bytes(shape, 2.0 * shape.head_dim); // f16, the largest
+    const double free = static_cast<double>(bench::available_memory()), memory = free - reserved;
     double       need =
         rival * static_cast<double>(plan.rivals.size()) + 2.0 * (shape.n_tokens + 64) * static_cast<double>(shape.n_kv); // and the mask
     for (const Format* f : plan.formats) need += bench::kv_bytes(shape, static_cast<double>(f->row_bytes(shape.head_dim)));
-    if (memory > 0 && need > 0.9 * memory)
+    if (free > 0 && need > 0.9 * memory)
         throw failure(fmt::format(
             "{} keys need {:.1f} GiB for all sides together, and {:.1f} GiB are free; a smaller --depth or fewer formats and rivals "
             "need less",
@@ -133,13 +134,16 @@ int run_bench_attention(const BenchAttentionOptions& o) {
     const auto shape_at = [&](int depth) {
         return bench::AttentionShape{o.head_dim, o.q_heads, o.kv_heads, o.tokens, o.tokens == 1 ? depth : depth + o.tokens};
     };
-    for (const int depth : plan.depths) check_memory(plan, shape_at(depth)); // before anything takes time
-    OutputFile           out(o.output);
-    bench::ThreadTeam    team(o.threads);
-    const size_t         buffer = static_cast<size_t>(cache_budget(o, 2));
-    bench::ReadBandwidth bandwidth(buffer, team);
-    std::vector<Json>    rows;
-    std::vector<double>  read; // GB/s, of all rounds
+    // Bandwidth is memory's, so where less was asked for than leaves the caches behind it is not measured.
+    const bool   from_memory = o.memory_mib == 0 || o.memory_mib * 1048576.0 >= 4.0 * static_cast<double>(bench::last_cache_bytes());
+    const size_t buffer      = from_memory ? static_cast<size_t>(cache_budget(o, 2)) : 0;
+    for (const int depth : plan.depths) check_memory(plan, shape_at(depth), static_cast<double>(buffer)); // before anything takes time
+    OutputFile                          out(o.output);
+    bench::ThreadTeam                   team(o.threads);
+    std::optional<bench::ReadBandwidth> bandwidth;
+    if (from_memory) bandwidth.emplace(buffer, team);
+    std::vector<Json>   rows;
+    std::vector<double> read; // GB/s, of all rounds
     {
         const double sides = static_cast<double>(plan.formats.size() + plan.rivals.size());
         Progress     progress(static_cast<double>(plan.depths.size()) * sides * (o.rounds + 1));
@@ -147,29 +151,28 @@ int run_bench_attention(const BenchAttentionOptions& o) {
             if (interrupted()) break;
             progress.stage(fmt::format("depth {}", depth));
             const bench::AttentionShape shape = shape_at(depth);
-            check_memory(plan, shape); // again: the buffer that bandwidth is measured with has taken some
-            const bench::AttentionData data(shape);
-            const double               each = cache_budget(o, plan.formats.size() + plan.rivals.size() + 1);
-            std::vector<Side>          all  = checked_sides(plan, each, data, team, progress);
-            const std::vector<double>  here = time_rounds(all, o.rounds, bandwidth, progress);
-            if (here.empty()) break;
+            const bench::AttentionData  data(shape);
+            const double                each = cache_budget(o, plan.formats.size() + plan.rivals.size() + 1);
+            std::vector<Side>           all  = checked_sides(plan, each, data, team, progress);
+            const std::vector<double>   here = time_rounds(all, o.rounds, bandwidth ? &*bandwidth : nullptr, progress);
+            if (all.empty() || all.front().seconds.empty()) break; // interrupted
             read.insert(read.end(), here.begin(), here.end());
             for (const Side& s : all)
-                if (s.contender->ours) rows.push_back(row_of(s, all, shape, o.threads, bench::median(here)));
+                if (s.contender->ours) rows.push_back(row_of(s, all, shape, o.threads, here.empty() ? 0 : bench::median(here)));
         }
     }
-    const double bandwidth_gb_per_s = read.empty() ? 0 : bench::median(read);
-    Json         about              = bench_about();
-    about["threads"]                = o.threads;
-    about["rounds"]                 = o.rounds;
-    about["bandwidth_gb_per_s"]     = bandwidth_gb_per_s;
-    about["bandwidth_buffer_mib"]   = static_cast<double>(buffer) / (1 << 20);
-    about["huge_pages"]             = all_huge(rows);
+    Json about                    = bench_about();
+    about["threads"]              = o.threads;
+    about["rounds"]               = o.rounds;
+    about["bandwidth_gb_per_s"]   = read.empty() ? Json() : Json(bench::median(read));
+    about["bandwidth_buffer_mib"] = static_cast<double>(buffer) / (1 << 20);
+    about["huge_pages"]           = all_huge(rows);
     if (interrupted()) about["interrupted"] = true;
     out.write(write_table(format, columns(plan), rows, about));
     if ((format == TableFormat::md || format == TableFormat::csv) && !rows.empty())
-        say(fmt::format("{}, {}, ggml {}, read bandwidth {:.1f} GB/s with {} thread{}, huge pages: {}", about["cpu"].get<std::string>(),
-                        about["compiler"].get<std::string>(), about["host_version"].get<std::string>(), bandwidth_gb_per_s, o.threads,
+        say(fmt::format("{}, {}, ggml {}, read bandwidth {} with {} thread{}, huge pages: {}", about["cpu"].get<std::string>(),
+                        about["compiler"].get<std::string>(), about["host_version"].get<std::string>(),
+                        read.empty() ? "not measured" : fmt::format("{:.1f} GB/s", bench::median(read)), o.threads,
                         o.threads == 1 ? "" : "s", about["huge_pages"].get<bool>() ? "on all sides" : "not everywhere"));
     if (interrupted()) say("interrupted; the figures are of what was measured so far");
     return interrupted() ? kExitInterrupted : 0;

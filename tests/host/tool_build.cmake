@@ -26,6 +26,13 @@ function(expect what part)
   endif()
 endfunction()
 
+# A repository that was moved takes its build trees along.
+if(EXISTS ${WORK}/CMakeCache.txt)
+  file(STRINGS ${WORK}/CMakeCache.txt home REGEX "^CMAKE_HOME_DIRECTORY:")
+  if(NOT home STREQUAL "CMAKE_HOME_DIRECTORY:INTERNAL=${SOURCE}")
+    file(REMOVE_RECURSE ${WORK})
+  endif()
+endif()
 step("configure" ${CMAKE_COMMAND} -S ${SOURCE} -B ${WORK} -G ${GENERATOR} -DCMAKE_BUILD_TYPE=${CONFIG} -DCMAKE_CXX_COMPILER=${CXX} -DCMAKE_C_COMPILER=${CC}
   -DCMAKE_C_COMPILER_LAUNCHER=${LAUNCHER} -DCMAKE_CXX_COMPILER_LAUNCHER=${LAUNCHER} -DTIGHTKV_BUILD_TESTS=OFF
   -DTIGHTKV_LLAMA_DIR=${HOST}/build -DTIGHTKV_LLAMA_SRC= -DTIGHTKV_LLAMA_BUILD=)

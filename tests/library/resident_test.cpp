@@ -1,6 +1,12 @@
 // Memory of whole caches: what tkv_cache_bytes() says is what a full one takes, it comes as cells are written, and nothing is copied.
 #include <gtest/gtest.h>
 
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) // clang's way to say it
+#define __SANITIZE_ADDRESS__ 1
+#endif
+#endif
+
 #include <algorithm>
 #include <memory>
 

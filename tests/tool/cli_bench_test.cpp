@@ -91,7 +91,8 @@ TEST(CliBench, AttentionReportsEveryField) {
     const auto        j       = results(run_tool(kTiny + ("--format turbo4,turbo2 -o json --against " + against)));
     for (const char* key : {"cpu", "compiler", "host_version", "huge_pages", "bandwidth_gb_per_s", "last_cache_mib", "threads", "rounds"})
         EXPECT_TRUE(j.contains(key)) << key;
-    EXPECT_GT(j["bandwidth_gb_per_s"], 0);
+    const bool from_memory = 4 * double(j["last_cache_mib"]) <= 64; // else bandwidth would be a cache's
+    EXPECT_EQ(j["bandwidth_gb_per_s"].is_number(), from_memory);
     ASSERT_EQ(j["results"].size(), 2u);
     for (const auto& r : j["results"]) {
         EXPECT_EQ(r["depth"], 256);
@@ -100,7 +101,7 @@ TEST(CliBench, AttentionReportsEveryField) {
         EXPECT_GT(r["ns_per_token"], 0);
         EXPECT_GE(r["spread"], 0);
         EXPECT_GT(r["gb_per_s"], 0);
-        EXPECT_GT(r["bandwidth_fraction"], 0);
+        EXPECT_EQ(r["bandwidth_fraction"].is_number(), from_memory);
         EXPECT_GT(r["max_rel_error"], 0);
         EXPECT_LT(r["max_rel_error"], r["error_bound"]);
         EXPECT_GT(r["checked_rows"], 0);
@@ -124,6 +125,13 @@ TEST(CliBench, AttentionOfManyTokensOnAGivenLevel) {
     EXPECT_EQ(j["results"][0]["isa"], "scalar");
     EXPECT_EQ(j["results"][0]["tokens"], 20);
     EXPECT_EQ(j["results"][0]["n_kv"], 276);
+}
+
+TEST(CliBench, BandwidthIsThatOfMemory) {
+    const auto j = results(
+        run_tool("bench attention --depth 256 --head-dim 64 --q-heads 2 --kv-heads 2 --rounds 1 --format turbo4 --against none -o json"));
+    EXPECT_GT(j["bandwidth_gb_per_s"], 0);
+    EXPECT_NEAR(double(j["results"][0]["bandwidth_fraction"]), double(j["results"][0]["gb_per_s"]) / double(j["bandwidth_gb_per_s"]), 1e-9);
 }
 
 TEST(CliBench, AttentionAsCsvHasAColumnPerRival) {
