@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "attention_case.h"
+#include "base/half.h"
 #include "cache/kv_cache.h"
 #include "tightkv/tightkv.h"
 
