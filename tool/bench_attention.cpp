@@ -15,6 +15,7 @@
 #include "bench_about.h"
 #include "cache_choice.h"
 #include "commands.h"
+#include "disturbance.h"
 #include "engine_llama_attention.h"
 #include "errors.h"
 #include "interrupt.h"
@@ -174,6 +175,7 @@ int run_bench_attention(const BenchAttentionOptions& o) {
                         about["compiler"].get<std::string>(), about["host_version"].get<std::string>(),
                         read.empty() ? "not measured" : fmt::format("{:.1f} GB/s", bench::median(read)), o.threads,
                         o.threads == 1 ? "" : "s", about["huge_pages"].get<bool>() ? "on all sides" : "not everywhere"));
+    if (const std::string why = disturbance(rows); !why.empty()) say(why);
     if (interrupted()) say("interrupted; the figures are of what was measured so far");
     return interrupted() ? kExitInterrupted : 0;
 }

@@ -55,8 +55,13 @@ int run_eval(const EvalOptions& o) {
     std::vector<Json> rows;
     for (const QualityRow& r : result.rows) rows.push_back(to_row(r));
     out.write(write_table(format, quality_columns(), rows, about));
-    if ((format == TableFormat::md || format == TableFormat::csv) && result.cells > o.ctx)
-        say(fmt::format("bits/value and bytes are of {} cells: llama.cpp rounds --ctx {} up to a multiple of 256", result.cells, o.ctx));
+    if (format == TableFormat::md || format == TableFormat::csv) {
+        say(fmt::format("{} ({}), text {}, {} chunk{} of {} tokens, ggml {}", path, model.path() == path ? "as it is" : "expanded to F32",
+                        text_file, o.chunks, o.chunks == 1 ? "" : "s", o.ctx, host_version()));
+        if (result.cells > o.ctx)
+            say(fmt::format("bits/value and bytes are of {} cells: llama.cpp rounds --ctx {} up to a multiple of 256", result.cells,
+                            o.ctx));
+    }
     if (result.interrupted) say("interrupted; the figures are of what was measured so far");
     return result.interrupted ? kExitInterrupted : 0;
 }

@@ -120,12 +120,20 @@ CLI::App* add_info(CLI::App& app, InfoOptions& o) {
     return c;
 }
 
+// What stands behind '--' is no option that CLI11 knows of.
+class RunFormatter : public CLI::Formatter {
+public:
+    std::string make_usage(const CLI::App*, std::string name) const override {
+        return fmt::format("Usage: {} [OPTIONS] -- PROGRAM [ARGUMENTS]\n", name);
+    }
+};
+
 CLI::App* add_run(CLI::App& app, RunOptions& o) {
     CLI::App* c = app.add_subcommand("run", kRunHelp);
     c->add_option("--cache", o.cache, "cache specification, for example turbo4 or k=turbo4:v=turbo3")->type_name("SPEC")->required();
     c->add_flag("--stats", o.stats, "print the adapter's counters when the program ends");
     add_adapter(c, o.adapter);
-    c->footer("Then -- and the program with its arguments.");
+    c->formatter(std::make_shared<RunFormatter>());
     return c;
 }
 
@@ -315,6 +323,15 @@ public:
     }
 };
 
+// The sentence of a refused command line. A misspelt option is named before a required one that is missing: it may be that one.
+std::string parse_complaint(const CLI::App& app, const CLI::ParseError& e) {
+    std::string what = e.what();
+    if (const auto unknown = app.remaining(true); dynamic_cast<const CLI::RequiredError*>(&e) && !unknown.empty())
+        what = CLI::ExtrasError(unknown).what();
+    std::replace(what.begin(), what.end(), '\n', ' ');
+    return what;
+}
+
 void check_command(const CLI::App& app, int argc, char** argv, int at, const char* accepted) {
     if (argc <= at || argv[at][0] == '-') return;
     const auto known = app.get_subcommands({});
@@ -371,9 +388,7 @@ int dispatch(int argc, char** argv) {
         std::string command = "tightkv";
         for (const CLI::App* c : {info, run, eval, demo, calibrate, synth, bench, attention, encode, model})
             if (c->parsed()) command += " " + c->get_name();
-        std::string what = e.what();
-        std::replace(what.begin(), what.end(), '\n', ' ');
-        throw usage_error(fmt::format("{}; '{} --help' shows what is accepted", what, command));
+        throw usage_error(fmt::format("{}; '{} --help' shows what is accepted", parse_complaint(app, e), command));
     }
     if (*info) return run_info(o.info);
     if (*run) return run_run(o.run);

@@ -97,6 +97,8 @@ TEST_F(CliModel, StockCachesNeedNoAdapter) {
     EXPECT_TRUE(o.out.starts_with("cache,path,bits_per_value,cache_bytes,ppl,ppl_se,dppl,kld,kld_se,dkld,dkld_se,kld_median,kld_p99,kld_"
                                   "p999,top1,n_tokens,seconds\r\nf16,"))
         << o.out;
+    EXPECT_TRUE(has(o.err, "1 chunk of 32 tokens")) << o.err; // a table says nothing of where it is from
+    EXPECT_TRUE(has(o.err, TIGHTKV_TEST_MODEL " (as it is), text ")) << o.err;
 }
 
 // `timeout` interrupts the process and then its group: two signals, one interruption. A machine so slow that nothing is measured after
