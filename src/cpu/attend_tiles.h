@@ -147,24 +147,25 @@ template <class Isa> struct Attention : Vectors<Isa> {
         float seen = 0; // its sum when it was last looked at
     };
 
-    // Scores of one row (dots; times factor per key, plus terms) -> weights 2^(score - m). Returns the largest score; -inf: the row sees
-    // nothing of the tile and the weights are not set.
-    template <bool Terms> static float row_weights(const AttendArgs& a, const float* dots, const float* factor, const float* terms,
-                                                   float offset, RowState& s, float* o, Fv* weights) {
+    // Scores of one row in place: x is dots, times factor per key, plus terms. Returns the largest; -inf: the row sees nothing of the tile.
+    template <bool Terms>
+    static float row_scores(const AttendArgs& a, float* scores, const float* factor, const float* terms, float offset) {
         Fv top = splat(kNegInf);
-        for (int i = 0; i < kVectors; i++) {
-            Fv x = load(dots + i * kLanes) * load(factor + i * kLanes);
+        for (int i = 0; i < kTileTokens; i += kLanes) {
+            Fv x = load(scores + i) * load(factor + i);
             if (a.softcap != 0) {
                 x = (x + offset) / a.softcap;
                 for (int k = 0; k < kLanes; k++) x[k] = std::tanh(x[k]);
                 x = x * (a.softcap * kLog2E);
             }
-            if (Terms) x += load(terms + i * kLanes);
-            weights[i] = x;
-            top        = larger(top, x);
+            if (Terms) x += load(terms + i);
+            store(scores + i, x);
+            top = larger(top, x);
         }
-        const float tile_top = Isa::fold_max(top);
-        if (tile_top == kNegInf) return kNegInf;
+        return Isa::fold_max(top);
+    }
+    // Scores -> weights 2^(score - m), in place. tile_top: the largest score, not -inf. Masked: others may be.
+    template <bool Masked> static void row_weights(const AttendArgs& a, float tile_top, RowState& s, float* scores, float* o) {
         s.top = tile_top > s.top ? tile_top : s.top;
         if (tile_top > s.m + kLag || s.m == kNegInf) {
             const float shrink = s.m == kNegInf ? 0.0f : std::exp2(s.m - tile_top);
@@ -172,13 +173,13 @@ template <class Isa> struct Attention : Vectors<Isa> {
             for (int i = 0; i < a.v.head_dim; i += kLanes) store(o + i, load(o + i) * shrink);
             s.m = tile_top;
         }
-        for (int i = 0; i < kVectors; i++) {
-            Fv p = V::exp2(weights[i] - s.m);
-            if (Terms) p = weights[i] == splat(kNegInf) ? Fv{} : p; // masked keys weigh exactly nothing
-            weights[i] = p;
+        for (int i = 0; i < kTileTokens; i += kLanes) {
+            const Fv x = load(scores + i);
+            Fv       p = V::exp2(x - s.m);
+            if (Masked) p = x == splat(kNegInf) ? Fv{} : p; // masked keys weigh exactly nothing
+            store(scores + i, p);
             s.l += p;
         }
-        return tile_top;
     }
 
     // ---- second passes: when, and why, says attend_common.h
@@ -283,32 +284,41 @@ template <class Isa> struct Attention : Vectors<Isa> {
                 scores_f32(a.q, dk, kt, a.rows, sc);
             }
             if (v_int) Isa::load_halves(tile_scales(a.v.format, dv, v), v_scale);
-            bool live = false, v_twice = false; // some weight matters; some row has a rest
+            // Each step for all rows before the next one: in one row every step waits for the one before.
+            float top[kMaxBatchedRows];
+            bool  masked[kMaxBatchedRows];
             for (int r = 0; r < a.rows; r++) {
-                float* const dots = sc + r * kTileTokens;
-                float* const o    = s.o + static_cast<size_t>(r) * dv;
+                float* const x = sc + r * kTileTokens;
                 if (r > first && !same_view(r)) view = view_tile(a, r, begin, terms);
                 const float offset = a.offset ? a.offset[r] : 0.0f;
-                Fv          w[kVectors];
-                float       top = kNegInf;
-                if (r >= first && view == View::kOpen) top = row_weights<false>(a, dots, factor, terms, offset, state[r], o, w);
-                else if (r >= first && view == View::kTerms) top = row_weights<true>(a, dots, factor, terms, offset, state[r], o, w);
-                if (top == kNegInf)
-                    for (Fv& x : w) x = Fv{};
-                else live |= !(top < state[r].top + sparse);
-                if (v_int) { // the row scales of V go into the weights
-                    Fv tile{};
-                    for (int i = 0; i < kVectors; i++) w[i] *= load(v_scale + i * kLanes), tile += w[i];
-                    state[r].mass += tile;
-                    const float once = Isa::quantize_weights(w, w8[r]);
-                    step[r]          = once * v_unit;
-                    if (always_twice(a.v.format) || loses_mass(tile, once, w8[r], state[r])) {
-                        if (!v_twice) std::memset(rest8, 0, sizeof rest8), std::memset(rest_step, 0, sizeof rest_step);
-                        v_twice      = true;
-                        rest_step[r] = weight_rest(w, once, w8[r], rest8[r]) * v_unit;
-                    }
-                } else {
-                    for (int i = 0; i < kVectors; i++) store(dots + i * kLanes, w[i]);
+                top[r]             = kNegInf;
+                masked[r]          = view == View::kTerms;
+                if (r >= first && view == View::kOpen) top[r] = row_scores<false>(a, x, factor, terms, offset);
+                else if (r >= first && view == View::kTerms) top[r] = row_scores<true>(a, x, factor, terms, offset);
+            }
+            bool live = false, v_twice = false; // some weight matters; some row has a rest
+            for (int r = 0; r < a.rows; r++) {
+                float *const x = sc + r * kTileTokens, *const o = s.o + static_cast<size_t>(r) * dv;
+                if (top[r] == kNegInf) {
+                    std::memset(x, 0, kTileTokens * sizeof(float));
+                    continue;
+                }
+                masked[r] ? row_weights<true>(a, top[r], state[r], x, o) : row_weights<false>(a, top[r], state[r], x, o);
+                live |= !(top[r] < state[r].top + sparse);
+            }
+            for (int r = 0; v_int && r < a.rows; r++) { // the row scales of V go into the weights
+                Fv w[kVectors], tile{};
+                for (int i = 0; i < kVectors; i++) {
+                    w[i] = load(sc + r * kTileTokens + i * kLanes) * load(v_scale + i * kLanes);
+                    tile += w[i];
+                }
+                state[r].mass += tile;
+                const float once = Isa::quantize_weights(w, w8[r]);
+                step[r]          = once * v_unit;
+                if (always_twice(a.v.format) || loses_mass(tile, once, w8[r], state[r])) {
+                    if (!v_twice) std::memset(rest8, 0, sizeof rest8), std::memset(rest_step, 0, sizeof rest_step);
+                    v_twice      = true;
+                    rest_step[r] = weight_rest(w, once, w8[r], rest8[r]) * v_unit;
                 }
             }
             if (a.v_tiles) a.v_tiles->seen++, a.v_tiles->skipped += !live;

@@ -30,19 +30,31 @@ struct Avx512 {
     static constexpr auto prepare_query  = prepare_byte_queries;
     static constexpr auto quantize_query = quantize_by_largest;
 
+    // Two parts of a tile side by side take every query (weight) from memory once for both, where the registers suffice. One row alone is
+    // limited by reading the codes, which lie best in the order of memory.
+    template <int R> static constexpr int kPartsOf = R >= 2 && R <= 4 ? 2 : 1;
+
     template <class C, int R> static void scores_of(const uint8_t* tile, int d, const QueryOperand& op, float* out) {
-        static const Table<C> table = make_table<C>(Operand::K, 128);
-        const Table<C>        t     = table;
-        for (int block = 0; block < 4; block++) { // 16 tokens
-            __m512i acc[R];
-            for (int r = 0; r < R; r++) acc[r] = _mm512_set1_epi32(op.minus[r]);
-            walk_k<C>(
-                tile + static_cast<size_t>(block) * (d / 32) * C::bits * 64, d / 32,
-                t, [&](int g, int i, __m512i v) __attribute__((always_inline)) {
-                    for (int r = 0; r < R; r++) acc[r] = _mm512_dpbusd_epi32(acc[r], v, spread(op.q[r] + 32 * g + 4 * i));
+        static const Table<C> table  = make_table<C>(Operand::K, 128);
+        const Table<C>        t      = table;
+        constexpr int         kParts = kPartsOf<R>; // times 16 tokens
+        const size_t          size   = static_cast<size_t>(d / 32) * C::bits * 64;
+        for (int block = 0; block < 4; block += kParts) {
+            __m512i acc[kParts][R];
+            for (int part = 0; part < kParts; part++)
+                for (int r = 0; r < R; r++) acc[part][r] = _mm512_set1_epi32(op.minus[r]);
+            walk_k_parts<C, kParts>(
+                tile + block * size, size, d / 32, t, [&](int g, const Unpacked<kParts>& v) __attribute__((always_inline)) {
+                    for (int i = 0; i < 8; i++)
+                        for (int r = 0; r < R; r++) {
+                            const __m512i q = spread(op.q[r] + 32 * g + 4 * i);
+                            for (int part = 0; part < kParts; part++) acc[part][r] = _mm512_dpbusd_epi32(acc[part][r], v[part][i], q);
+                        }
                 });
-            for (int r = 0; r < R; r++)
-                _mm512_storeu_ps(out + r * kTileTokens + 16 * block, _mm512_mul_ps(_mm512_cvtepi32_ps(acc[r]), _mm512_set1_ps(op.step[r])));
+            for (int part = 0; part < kParts; part++)
+                for (int r = 0; r < R; r++)
+                    _mm512_storeu_ps(out + r * kTileTokens + 16 * (block + part),
+                                     _mm512_mul_ps(_mm512_cvtepi32_ps(acc[part][r]), _mm512_set1_ps(op.step[r])));
         }
     }
 
@@ -63,20 +75,27 @@ struct Avx512 {
     }
 
     template <class C, int R> static void weigh_of(const uint8_t* tile, int d, const uint8_t* w8, const float* step, float* o) {
-        static const Table<C> table = make_table<C>(Operand::V, 0);
-        const Table<C>        t     = table;
-        for (int n = 0; n < d / 16; n++) {
-            const int g = nth_part<C>(n, d / 16, 1); // 16 dims
-            __m512i   acc[R];
-            for (int r = 0; r < R; r++) acc[r] = _mm512_setzero_si512();
-            walk_v<C>(
-                tile, g, d / 16, t, [&](int s, int i, __m512i v) __attribute__((always_inline)) {
-                    for (int r = 0; r < R; r++) acc[r] = _mm512_dpbusd_epi32(acc[r], spread(w8 + r * kTileTokens + 32 * s + 4 * i), v);
+        static const Table<C> table  = make_table<C>(Operand::V, 0);
+        const Table<C>        t      = table;
+        constexpr int         kParts = kPartsOf<R>; // times 16 dims
+        for (int n = 0; n < d / 16; n += kParts) {
+            const int g = nth_part<C>(n, d / 16, 1);
+            __m512i   acc[kParts][R];
+            for (int part = 0; part < kParts; part++)
+                for (int r = 0; r < R; r++) acc[part][r] = _mm512_setzero_si512();
+            walk_v_parts<C, kParts>(
+                tile, g, d / 16, t, [&](int s, const Unpacked<kParts>& v) __attribute__((always_inline)) {
+                    for (int i = 0; i < 8; i++)
+                        for (int r = 0; r < R; r++) {
+                            const __m512i w = spread(w8 + r * kTileTokens + 32 * s + 4 * i);
+                            for (int part = 0; part < kParts; part++) acc[part][r] = _mm512_dpbusd_epi32(acc[part][r], w, v[part][i]);
+                        }
                 });
-            for (int r = 0; r < R; r++) {
-                float* at = o + static_cast<size_t>(r) * d + 16 * g;
-                _mm512_storeu_ps(at, _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[r]), _mm512_set1_ps(step[r]), _mm512_loadu_ps(at)));
-            }
+            for (int part = 0; part < kParts; part++)
+                for (int r = 0; r < R; r++) {
+                    float* at = o + static_cast<size_t>(r) * d + 16 * (g + part);
+                    _mm512_storeu_ps(at, _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[part][r]), _mm512_set1_ps(step[r]), _mm512_loadu_ps(at)));
+                }
         }
     }
 

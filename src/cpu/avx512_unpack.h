@@ -180,40 +180,65 @@ template <int Bits, class Use>
     }
 }
 
-// ---- what the kernels call
+// ---- what the kernels call: several parts of a tile side by side, so that they share what they are multiplied with
 
-// The dim groups of 16 tokens of K: use(g, i, v_i).
-template <class C, class Use> [[gnu::always_inline]] inline void walk_k(const uint8_t* p, int groups, const Table<C>& t, Use use) {
-    if constexpr (C::trellis) {
-        __m512i last = last_unit<C::bits>(p);
-        for (int n = 1; n <= groups; n++) { // group 0 last: it needs the last one
-            const int g = n < groups ? n : 0;
-            if (g == 0) last = pick(0x0f, shr(last, 4), _mm512_slli_epi16(last, 4)); // a segment's halves are the nibbles
-            fetch_next<C, C::bits * 64>(p + (n - 1) * C::bits * 64, groups * 32);
-            unpack_k<C::bits>(
-                p + g * C::bits * 64, last, t, [&](int i, __m512i v) __attribute__((always_inline)) { use(g, i, v); });
+template <int Parts> using Unpacked = __m512i[Parts][8];
+
+// The dim groups of `Parts` times 16 tokens of K, which lie `apart` bytes from each other: use(g, v) with the vectors of all parts.
+template <class C, int Parts, class Use>
+[[gnu::always_inline]] inline void walk_k_parts(const uint8_t* p, size_t apart, int groups, const Table<C>& t, Use use) {
+    constexpr int kGroup = C::bits * 64;
+    __m512i       last[Parts];
+    if constexpr (C::trellis)
+        for (int part = 0; part < Parts; part++) last[part] = last_unit<C::bits>(p + part * apart);
+    for (int n = C::trellis; n < groups + C::trellis; n++) { // trellis: group 0 last, as it needs the last one
+        const int       g = n < groups ? n : 0;
+        Unpacked<Parts> v;
+        for (int part = 0; part < Parts; part++) {
+            const uint8_t* const at  = p + part * apart + g * kGroup;
+            const auto           put = [&](int i, __m512i x) __attribute__((always_inline)) { v[part][i] = x; };
+            fetch_next<C, kGroup>(p + part * apart + (n - C::trellis) * kGroup, groups * 32);
+            if constexpr (C::trellis) {
+                if (g == 0)
+                    last[part] = pick(0x0f, shr(last[part], 4), _mm512_slli_epi16(last[part], 4)); // a segment's halves are the nibbles
+                unpack_k<C::bits>(at, last[part], t, put);
+            } else unpack<C::bits>(at, t.levels, put);
         }
-    } else {
-        for (int g = 0; g < groups; g++, p += C::bits * 64) {
-            fetch_next<C, C::bits * 64>(p, groups * 32);
-            unpack<C::bits>(
-                p, t.levels, [&](int i, __m512i v) __attribute__((always_inline)) { use(g, i, v); });
-        }
+        use(g, v);
     }
 }
 
-// The tokens of dim group g of V, of `groups`: use(s, i, v_i) for vector i of the 32 tokens s.
+// The tokens of the dim groups g, g + 1, … of V, of `groups`: use(s, v) with the vectors of the 32 tokens s of `Parts` groups.
+template <class C, int Parts, class Use>
+[[gnu::always_inline]] inline void walk_v_parts(const uint8_t* tile, int g, int groups, const Table<C>& t, Use use) {
+    constexpr int kHalf = C::bits * 64;
+    for (int s = 0; s < 2; s++) {
+        Unpacked<Parts> v;
+        for (int part = 0; part < Parts; part++) {
+            const uint8_t *p      = tile + static_cast<size_t>(2 * (g + part) + s) * kHalf,
+                          *before = tile + static_cast<size_t>(2 * part_before(g + part, groups, 1) + s) * kHalf;
+            const auto put        = [&](int i, __m512i x) __attribute__((always_inline)) { v[part][i] = x; };
+            fetch_next<C, kHalf>(p, groups * 16);
+            if constexpr (C::trellis) unpack_v<C::bits>(p, before, t, put);
+            else unpack<C::bits>(p, t.levels, put);
+        }
+        use(s, v);
+    }
+}
+
+// One part, vector by vector: use(g, i, v_i), use(s, i, v_i).
+template <class C, class Use> [[gnu::always_inline]] inline void walk_k(const uint8_t* p, int groups, const Table<C>& t, Use use) {
+    walk_k_parts<C, 1>(
+        p, 0, groups, t, [&](int g, const Unpacked<1>& v) __attribute__((always_inline)) {
+            for (int i = 0; i < 8; i++) use(g, i, v[0][i]);
+        });
+}
 template <class C, class Use>
 [[gnu::always_inline]] inline void walk_v(const uint8_t* tile, int g, int groups, const Table<C>& t, Use use) {
-    constexpr int  kHalf  = C::bits * 64;
-    const uint8_t *p      = tile + static_cast<size_t>(g) * 2 * kHalf,
-                  *before = tile + static_cast<size_t>(part_before(g, groups, 1)) * 2 * kHalf;
-    for (int s = 0; s < 2; s++) {
-        const auto v = [&](int i, __m512i v) __attribute__((always_inline)) { use(s, i, v); };
-        fetch_next<C, kHalf>(p + s * kHalf, groups * 16);
-        if constexpr (C::trellis) unpack_v<C::bits>(p + s * kHalf, before + s * kHalf, t, v);
-        else unpack<C::bits>(p + s * kHalf, t.levels, v);
-    }
+    walk_v_parts<C, 1>(
+        tile, g, groups, t, [&](int s, const Unpacked<1>& v) __attribute__((always_inline)) {
+            for (int i = 0; i < 8; i++) use(s, i, v[0][i]);
+        });
 }
 
 } // namespace
