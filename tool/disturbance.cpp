@@ -18,8 +18,7 @@ std::string disturbance(const std::vector<Json>& rows) {
     }
     if (most < kTrusted) return {};
     return fmt::format("rounds of {} lie {:.0f} % of their median apart: something else runs on this machine, and the ratios may be off; "
-                       "more --rounds or an "
-                       "idle machine would tell",
+                       "an idle machine or more --rounds would tell",
                        side, 100 * most);
 }
 

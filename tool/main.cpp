@@ -9,6 +9,7 @@
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "commands.h"
 #include "errors.h"
@@ -327,7 +328,7 @@ public:
 std::string parse_complaint(const CLI::App& app, const CLI::ParseError& e) {
     std::string what = e.what();
     if (const auto unknown = app.remaining(true); dynamic_cast<const CLI::RequiredError*>(&e) && !unknown.empty())
-        what = CLI::ExtrasError(unknown).what();
+        what = fmt::format("not expected: {}; {}", fmt::join(unknown, " "), what);
     std::replace(what.begin(), what.end(), '\n', ' ');
     return what;
 }

@@ -88,22 +88,27 @@ inline float unit_of(const Format& f) {
     return f.kind == FormatKind::Uniform ? kUniformUnit : f.kind == FormatKind::Trellis ? trellis(f.bits).unit : codebook(f.bits).unit;
 }
 
-inline bool all_finite(const float* x, int d) {
-    uint32_t top = 0; // of the exponent fields: vectorises, where a sum of floats must not
+// The largest |x| as its bits, which are ordered as the values are, Inf and NaN above all: integers, because a maximum of floats does not
+// vectorise.
+inline uint32_t largest_bits(const float* x, int d) {
+    uint32_t top = 0;
     for (int i = 0; i < d; i++) {
-        const uint32_t e = std::bit_cast<uint32_t>(x[i]) & 0x7f800000u;
+        const uint32_t e = std::bit_cast<uint32_t>(x[i]) & 0x7fffffffu;
         top              = e > top ? e : top;
     }
-    return top < 0x7f800000u;
+    return top;
 }
+inline constexpr uint32_t kInfBits = 0x7f800000u;
+
+inline bool all_finite(const float* x, int d) { return largest_bits(x, d) < kInfBits; }
 
 // int8 operand of a query where nothing saturates: the largest value becomes 127. Returns the step, q ~ step * q8.
 inline float quantize_by_largest(const float* q, int d, int8_t* q8) {
-    float top = 0;
-    for (int i = 0; i < d; i++) top = std::fmax(top, std::fabs(q[i]));
-    const bool  usable = all_finite(q, d) && top > 1e-30f; // else the operand is zero; NaN and Inf are dealt with by the caller
-    const float inv    = usable ? 127.0f / top : 0.0f;
-    for (int i = 0; i < d; i++) q8[i] = usable ? static_cast<int8_t>(std::nearbyint(q[i] * inv)) : int8_t{0};
+    const uint32_t bits   = largest_bits(q, d);
+    const float    top    = std::bit_cast<float>(bits);
+    const bool     usable = bits < kInfBits && top > 1e-30f; // else the operand is zero; NaN and Inf are dealt with by the caller
+    const float    inv    = usable ? 127.0f / top : 0.0f;
+    for (int i = 0; i < d; i++) q8[i] = static_cast<int8_t>(static_cast<int32_t>(std::nearbyint(usable ? q[i] * inv : 0.0f)));
     return usable ? top / 127.0f : 0.0f;
 }
 

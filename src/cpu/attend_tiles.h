@@ -147,7 +147,8 @@ template <class Isa> struct Attention : Vectors<Isa> {
         float seen = 0; // its sum when it was last looked at
     };
 
-    // Scores of one row in place: x is dots, times factor per key, plus terms. Returns the largest; -inf: the row sees nothing of the tile.
+    // Scores of one row in place: dots, times factor per key, then the soft-cap with its offset, plus terms. Returns the largest; -inf: the
+    // row sees nothing of the tile.
     template <bool Terms>
     static float row_scores(const AttendArgs& a, float* scores, const float* factor, const float* terms, float offset) {
         Fv top = splat(kNegInf);

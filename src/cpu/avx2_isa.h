@@ -63,33 +63,49 @@ struct Avx2 {
 
     // The largest value that must map to 128 so that the rules above hold for real numbers: pairs within 128, eight within 258.
     static float query_bound(const float* q, int d) {
-        float bound = 0;
-        for (int k = 0; k < d; k += 16)
-            for (int h = 0; h < 4; h += 2) {
-                float sum = 0;
-                for (int v = 0; v < 16; v += 4) {
-                    const float x = q[k + v + h], y = q[k + v + h + 1];
-                    const float pos = (x > 0 ? x : 0) + (y > 0 ? y : 0), neg = (x < 0 ? -x : 0) + (y < 0 ? -y : 0);
-                    sum += pos + neg;
-                    bound = std::fmax(bound, std::fmax(pos, neg));
-                }
-                bound = std::fmax(bound, sum * (128.0f / 258.0f));
-            }
-        return bound;
+        const __m256 zero = _mm256_setzero_ps();
+        __m256       pair = zero, eight = zero;
+        for (int k = 0; k < d; k += 16) {
+            const __m256 x = _mm256_loadu_ps(q + k), y = _mm256_loadu_ps(q + k + 8);
+            // Of pairs: x01 x23 y01 y23, then x45 x67 y45 y67; every other one belongs to the same int16 lane.
+            const __m256 positive = _mm256_hadd_ps(_mm256_max_ps(x, zero), _mm256_max_ps(y, zero));
+            const __m256 negative =
+                _mm256_hadd_ps(_mm256_max_ps(_mm256_sub_ps(zero, x), zero), _mm256_max_ps(_mm256_sub_ps(zero, y), zero));
+            const __m256 all    = _mm256_add_ps(positive, negative);
+            const __m256 halves = _mm256_add_ps(all, _mm256_permute2f128_ps(all, all, 1));
+            pair                = _mm256_max_ps(pair, _mm256_max_ps(positive, negative));
+            eight               = _mm256_max_ps(eight, _mm256_add_ps(halves, _mm256_permute_ps(halves, 0x4e)));
+        }
+        return fold_max(_mm256_max_ps(pair, _mm256_mul_ps(eight, _mm256_set1_ps(128.0f / 258.0f))));
+    }
+    // Pairs of 32 dims -> of each int16 lane the sum of its eight dims, in the low and the high half of every dword; dims 0-15, dims 16-31.
+    static __m256i lane_sums(__m256i pairs) {
+        pairs = _mm256_add_epi16(pairs, _mm256_shuffle_epi32(pairs, 0x4e));
+        return _mm256_add_epi16(pairs, _mm256_shuffle_epi32(pairs, 0xb1));
     }
     static bool query_fits(const int8_t* q, int d) { // the same rules after rounding
-        for (int k = 0; k < d; k += 16)
-            for (int h = 0; h < 4; h += 2) {
-                int sum = 0;
-                for (int v = 0; v < 16; v += 4) {
-                    const int x = q[k + v + h], y = q[k + v + h + 1];
-                    const int pos = (x > 0 ? x : 0) + (y > 0 ? y : 0), neg = (x < 0 ? -x : 0) + (y < 0 ? -y : 0);
-                    if (pos > 128 || neg > 128) return false;
-                    sum += pos + neg;
-                }
-                if (sum > 258) return false;
-            }
-        return true;
+        const __m256i zero = _mm256_setzero_si256(), ones = _mm256_set1_epi8(1);
+        __m256i       bad = zero;
+        for (int k = 0; k < d; k += 32) {
+            const __m256i x        = load(q + k);
+            const __m256i positive = _mm256_maddubs_epi16(_mm256_max_epi8(x, zero), ones);
+            const __m256i negative = _mm256_maddubs_epi16(_mm256_max_epi8(_mm256_sub_epi8(zero, x), zero), ones); // -128 does not occur
+            const __m256i sum      = lane_sums(_mm256_add_epi16(positive, negative));
+            bad                    = _mm256_or_si256(bad, _mm256_cmpgt_epi16(_mm256_max_epi16(positive, negative), _mm256_set1_epi16(128)));
+            bad                    = _mm256_or_si256(bad, _mm256_cmpgt_epi16(sum, _mm256_set1_epi16(258)));
+        }
+        return _mm256_testz_si256(bad, bad) != 0;
+    }
+    // q * inv, rounded and within 127.
+    static void round_query(const float* q, int d, float inv, int8_t* q8) {
+        const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+        for (int k = 0; k < d; k += 32) {
+            __m256i n[4];
+            for (int i = 0; i < 4; i++) n[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(q + k + 8 * i), _mm256_set1_ps(inv)));
+            const __m256i bytes  = _mm256_packs_epi16(_mm256_packs_epi32(n[0], n[1]), _mm256_packs_epi32(n[2], n[3]));
+            const __m256i inside = _mm256_max_epi8(_mm256_permutevar8x32_epi32(bytes, order), _mm256_set1_epi8(-127));
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(q8 + k), inside);
+        }
     }
     // Returns the step: q ~ step * q8.
     static float quantize_query(const float* q, int d, int8_t* q8) {
@@ -97,11 +113,7 @@ struct Avx2 {
         std::fill_n(q8, d, int8_t{0});
         if (!(bound > 1e-30f) || bound > 3e38f) return 0; // as good as zero; NaN and Inf: poison_rows()
         for (float limit = 128.0f;; limit -= 0.125f) {    // rounding can exceed a rule by a unit or two
-            const float inv = limit / bound;
-            for (int i = 0; i < d; i++) {
-                const float x = std::nearbyint(q[i] * inv);
-                q8[i]         = static_cast<int8_t>(x > 127.0f ? 127.0f : x > -127.0f ? x : -127.0f);
-            }
+            round_query(q, d, limit / bound, q8);
             if (query_fits(q8, d)) return bound / limit;
         }
     }
@@ -110,14 +122,11 @@ struct Avx2 {
         for (int r = 0; r < rows; r++) {
             out.step[r] = quantize_query(q + static_cast<size_t>(r) * d, d, q8) * unit;
             for (int i = 0; i < d / 4; i++) out.q[i * rows + r] = spread(q8 + 4 * i);
-            for (int k = 0; k < d / 16; k++) {
-                int16_t lane[2];
-                for (int h = 0; h < 2; h++) {
-                    int sum = 0;
-                    for (int v = 0; v < 16; v += 4) sum += q8[16 * k + v + 2 * h] + q8[16 * k + v + 2 * h + 1];
-                    lane[h] = static_cast<int16_t>(-128 * sum);
-                }
-                out.minus[k * rows + r] = spread(lane);
+            for (int k = 0; k < d / 16; k += 2) {
+                const __m256i sum             = lane_sums(_mm256_maddubs_epi16(_mm256_set1_epi8(1), load(q8 + 16 * k)));
+                const __m256i minus           = _mm256_sub_epi16(_mm256_setzero_si256(), _mm256_slli_epi16(sum, 7)); // modulo 2^16
+                out.minus[k * rows + r]       = _mm256_permute2x128_si256(minus, minus, 0x00);
+                out.minus[(k + 1) * rows + r] = _mm256_permute2x128_si256(minus, minus, 0x11);
             }
         }
     }

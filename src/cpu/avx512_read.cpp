@@ -30,8 +30,8 @@ struct Avx512 {
     static constexpr auto prepare_query  = prepare_byte_queries;
     static constexpr auto quantize_query = quantize_by_largest;
 
-    // Two parts of a tile side by side take every query (weight) from memory once for both, where the registers suffice. One row alone is
-    // limited by reading the codes, which lie best in the order of memory.
+    // Two parts of a tile side by side take every query (weight) from memory once for both. One row alone is limited by reading the codes,
+    // best in the order of memory; from five rows on the registers do not suffice (docs/cpu.md).
     template <int R> static constexpr int kPartsOf = R >= 2 && R <= 4 ? 2 : 1;
 
     template <class C, int R> static void scores_of(const uint8_t* tile, int d, const QueryOperand& op, float* out) {

@@ -1,5 +1,5 @@
 // The rows, queries and masks of an AttentionCase, and how they go through the library.
-#include <cstring>
+#include <algorithm>
 #include <sstream>
 #include <stdexcept>
 #include <thread>

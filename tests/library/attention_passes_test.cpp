@@ -44,7 +44,7 @@ TEST(AttentionPasses, Turbo8) {
 }
 
 // A query with an outlier among its coordinates against keys that are alike in that one: the scores differ by what one pass loses. The
-// bounds of attention_case.h are those of two passes here.
+// bounds of attention_bounds.cpp are those of two passes here.
 TEST(AttentionPasses, QueryWithAnOutlier) {
     for (const auto& [format, d] :
          {std::pair{"turbo4", 128}, {"turbo4t", 128}, {"turbo3", 256}, {"turbo3t", 128}, {"turbo2", 1024}, {"turbo2t", 512}})

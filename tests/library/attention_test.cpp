@@ -1,6 +1,8 @@
-// Attention of every ISA level against the fp64 oracle: formats, shapes and features. Bounds: attention_case.h.
+// Attention of every ISA level against the fp64 oracle: formats, shapes and features. Bounds: attention_bounds.cpp.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cstring>
 #include <map>
 
 #include "attention_case.h"
@@ -25,11 +27,37 @@ TEST(Attention, HeadDims) {
                                       {"turbo3", "turbo4t"}, {"turbo8", "turbo2t"},  {"turbo4t", "f16"}};
     for (const auto& d : dims)
         for (const auto& f : formats)
-            for (const int n_tokens : {1, 10}) {
+            for (const int n_tokens : {3, 10}) { // one row alone: RowsAreThoseOfEachAlone
                 AttentionCase c;
                 c.dk = d[0], c.dv = d[1], c.k = f[0], c.v = f[1], c.n_kv_heads = 1, c.n_tokens = n_tokens, c.n_kv = 70;
                 expect_within_bounds(c);
             }
+}
+
+// Rows that are read together share what is unpacked, and on some levels two parts of a tile; each is what it is alone, bit for bit.
+TEST(Attention, RowsAreThoseOfEachAlone) {
+    IsaRestorer restore;
+    for (const char* format : {"turbo2", "turbo3", "turbo4", "turbo2t", "turbo3t", "turbo4t", "turbo8"})
+        for (const int d : {32, 96, 128, 256}) {
+            AttentionCase c;
+            c.k = c.v = format, c.dk = c.dv = d, c.n_kv_heads = 1, c.n_kv = 80;
+            AttentionData alone(c);
+            for (const int rows : {2, 3, 4, 5, 8}) {
+                c.n_tokens = rows;
+                AttentionData together(c); // the same seed: the same K and V
+                for (const std::string& isa : isa_names()) {
+                    ASSERT_TRUE(set_isa(isa).ok());
+                    const std::vector<float> out = together.run();
+                    for (int t = 0; t < rows; t++) {
+                        std::copy_n(together.query(0, t, 0), d, alone.query(0, 0, 0));
+                        const std::vector<float> one = alone.run();
+                        ASSERT_EQ(std::memcmp(together.row(out, 0, t, 0), alone.row(one, 0, 0, 0), sizeof(float) * static_cast<size_t>(d)),
+                                  0)
+                            << isa << ", " << c.name() << ", row " << t;
+                    }
+                }
+            }
+        }
 }
 
 TEST(Attention, GroupsAndRows) {

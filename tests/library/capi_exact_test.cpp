@@ -107,7 +107,7 @@ std::vector<float> read(const tkv_cache* c, int layer, tkv_operand op, int strea
 }
 
 // Attention in double over the rows a query should see: those of `codes`, a cache without exact rows that was given the same, but where
-// exact(stream, cell, query token) says so as they were written. The bound is that of attention_case.h for f32 paths.
+// exact(stream, cell, query token) says so as they were written. The bound is that of attention_bounds.cpp for f32 paths.
 void expect_oracle(const std::vector<float>& got, const Question& question, int layer, const tkv_cache* codes,
                    const std::function<bool(int, int, int)>& exact) {
     const int n = question.n_kv;

@@ -1,5 +1,5 @@
 // Attention over rows around a mean, under dense transforms, and with exact rows beside the codes, against the fp64 oracle on every level.
-// Bounds: attention_case.h. Who is exact for which query: exact_tables.h.
+// Bounds: attention_bounds.cpp. Who is exact for which query: exact_tables.h.
 #include <gtest/gtest.h>
 
 #include "attention_case.h"
