@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "base/half.h"
+#include "base/pages.h"
 #include "cache/numa.h"
 
 namespace tightkv {
@@ -177,8 +178,6 @@ void TileStore::read_canonical(int stream, int head, int64_t cell, uint8_t* byte
     pack_row(format_, d, coded, bytes);
 }
 
-void TileStore::clear() {
-    if (madvise(base_, bytes_, MADV_DONTNEED) != 0) std::memset(base_, 0, bytes_); // locked pages cannot be given back
-}
+void TileStore::clear() { zero_pages(base_, bytes_); }
 
 } // namespace tightkv

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <map>
 
+#include "base/pages.h"
 #include "cache/exact_slots.h"
 #include "ggml/abi.h"
 #include "ggml/exact_cache.h"
@@ -210,7 +211,8 @@ void clear(ggml_backend_buffer_t b, uint8_t value) {
     KvBuffer* kv = of(b);
     for (const auto& [address, cache] : kv->caches) cache->clear();
     if (kv->exact) kv->exact->clear();
-    if (value != 0 || madvise(kv->base, kv->mapped, MADV_DONTNEED) != 0) std::memset(kv->base, value, kv->mapped);
+    if (value == 0) zero_pages(kv->base, kv->mapped);
+    else std::memset(kv->base, value, kv->mapped);
 }
 
 } // namespace
