@@ -62,7 +62,8 @@ int run_eval(const EvalOptions& o) {
             say(fmt::format("bits/value and bytes are of {} cells: llama.cpp rounds --ctx {} up to a multiple of 256", result.cells,
                             o.ctx));
     }
-    if (result.interrupted) say("interrupted; the figures are of what was measured so far");
+    if (result.interrupted)
+        say(rows.empty() ? "interrupted before anything was measured" : "interrupted; the figures are of what was measured so far");
     return result.interrupted ? kExitInterrupted : 0;
 }
 

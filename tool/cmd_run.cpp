@@ -2,6 +2,7 @@
 #include <dlfcn.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -10,6 +11,7 @@
 
 #include "cache/cache_spec.h"
 #include "cache/profile.h"
+#include "cache_choice.h"
 #include "commands.h"
 #include "errors.h"
 #include "install_paths.h"
@@ -44,7 +46,11 @@ std::string beside(const std::string& file, const char* name) {
 
 int run_run(const RunOptions& o) {
     CacheSpec spec;
-    if (const Status s = parse_cache_spec(o.cache, spec); !s.ok()) throw usage_error(s.message());
+    if (const Status s = parse_cache_spec(o.cache, spec); !s.ok()) {
+        const bool stock = std::find(std::begin(kStockTypes), std::end(kStockTypes), o.cache) != std::end(kStockTypes);
+        throw usage_error(s.message() +
+                          (stock ? fmt::format("; llama.cpp's own types are the program's: -ctk {0} -ctv {0}", o.cache) : ""));
+    }
     if (Profile p; !spec.profile.empty())
         if (const Status s = Profile::load(spec.profile, p); !s.ok()) throw failure(s.message());
     if (o.command.empty())

@@ -41,7 +41,8 @@ std::vector<std::string> split_list(std::string_view list) {
 std::vector<std::vector<Token>> cut_chunks(const std::vector<Token>& tokens, int ctx, int chunks, Token bos, const std::string& what) {
     const size_t n = static_cast<size_t>(ctx), need = n * static_cast<size_t>(chunks);
     if (tokens.size() < need)
-        throw failure(fmt::format("text {} is too short: {} tokens, and {} chunks of {} need {}", what, tokens.size(), chunks, ctx, need));
+        throw failure(fmt::format("text {} is too short: {} tokens, and {} chunk{} of {} need{} {}", what, tokens.size(), chunks,
+                                  chunks == 1 ? "" : "s", ctx, chunks == 1 ? "s" : "", need));
     std::vector<std::vector<Token>> cut;
     for (size_t c = 0; c < static_cast<size_t>(chunks); c++) {
         const auto from = tokens.begin() + static_cast<ptrdiff_t>(c * n);

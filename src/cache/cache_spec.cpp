@@ -140,7 +140,9 @@ Status parse_cache_spec(std::string_view text, CacheSpec& spec) {
         pos = end + 1;
     }
     if (!seen.k || !seen.v)
-        return at(text.size(), std::string("the format of ") + (seen.k ? "v" : "k") + " is missing; give both k= and v=");
+        return at(text.size(), std::string("the format of ") + (seen.k ? "v" : "k") +
+                                   " is missing; accepted: as the first part, for both, " + format_names() +
+                                   ", or k= and v= with one each");
     spec = parsed;
     return {};
 }
