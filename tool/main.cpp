@@ -334,7 +334,7 @@ std::string parse_complaint(const CLI::App& app, const CLI::ParseError& e) {
 }
 
 void check_command(const CLI::App& app, int argc, char** argv, int at, const char* accepted) {
-    if (argc <= at) throw usage_error(fmt::format("a command is missing; accepted: {}", accepted));
+    if (argc <= at) throw usage_error(fmt::format("a subcommand is missing; accepted: {}", accepted));
     if (argv[at][0] == '-') return;
     const auto known = app.get_subcommands({});
     if (std::none_of(known.begin(), known.end(), [&](const CLI::App* c) { return c->get_name() == argv[at]; }))

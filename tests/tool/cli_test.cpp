@@ -96,9 +96,9 @@ TEST(Cli, UsageOfRunNamesTheProgram) { EXPECT_TRUE(has(run_tool("run --help").ou
 TEST(Cli, Version) { EXPECT_EQ(run_tool("--version").exit_code, 0); }
 
 TEST(Cli, UsageErrors) {
-    expect_error("", 2, {"a command is missing", "info, run, eval, demo, calibrate, synth, bench"});
-    expect_error("bench", 2, {"a command is missing", "attention, encode, model"});
-    expect_error("bench attention --depth 0", 2, {"--depth with --tokens 1", "numbers from 1"});
+    expect_error("", 2, {"a subcommand is missing", "info, run, eval, demo, calibrate, synth, bench"});
+    expect_error("bench", 2, {"a subcommand is missing", "attention, encode, model"});
+    expect_error("bench attention --depth 0", 2, {"--depth '0'", "numbers from 1", "0 with --tokens of 2 or more"});
     expect_error("run --cache q8_0 -- true", 2, {"q8_0", "turbo4", "-ctk q8_0 -ctv q8_0"});
     expect_error("run --cache mean=256 -- true", 2, {"the format of k is missing", "turbo4"});
     expect_error("frobnicate", 2, {"frobnicate", "info, run, eval, demo, calibrate, synth"});
