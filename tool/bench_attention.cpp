@@ -50,11 +50,8 @@ Plan parse(const BenchAttentionOptions& o) {
             fmt::format("--head-dim {} is not supported; accepted: multiples of 32 from {} to {}", o.head_dim, kMinHeadDim, kMaxHeadDim));
     if (o.q_heads % o.kv_heads != 0)
         throw usage_error(fmt::format("--q-heads {} is not accepted; accepted: multiples of --kv-heads {}", o.q_heads, o.kv_heads));
-    const std::vector<std::string> depths = split_list(o.depths);
-    if (o.tokens == 1 && std::find(depths.begin(), depths.end(), "0") != depths.end())
-        throw usage_error(
-            fmt::format("--depth '0' is not accepted; accepted: numbers from 1 to {}, and 0 with --tokens of 2 or more", kMostKeys));
-    p.depths    = parse_numbers(o.depths, "--depth", o.tokens == 1 ? 1 : 0, kMostKeys);
+    p.depths    = o.tokens == 1 ? parse_numbers(o.depths, "--depth", 1, kMostKeys, 1, ", and 0 with --tokens of 2 or more")
+                                : parse_numbers(o.depths, "--depth", 0, kMostKeys);
     p.libraries = parse_rival_libraries(o.rivals, "libggml.so");
 
     for (const std::string_view t : kStockTypes) rivals.push_back(fmt::format("llama:{}", t));
