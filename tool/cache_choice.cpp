@@ -27,10 +27,14 @@ CacheChoice parse_lab_cache(std::string_view name, LabCaches lab) {
 
 } // namespace
 
+bool is_stock_type(std::string_view name) {
+    return std::find(std::begin(kStockTypes), std::end(kStockTypes), name) != std::end(kStockTypes);
+}
+
 CacheChoice parse_cache(std::string_view name, LabCaches lab) {
     if (name.starts_with(kLab)) return parse_lab_cache(name, lab);
     CacheChoice c{.name = std::string(name)};
-    if (std::find(std::begin(kStockTypes), std::end(kStockTypes), name) != std::end(kStockTypes)) return c;
+    if (is_stock_type(name)) return c;
     c.stock = false;
     if (const Status s = parse_cache_spec(name, c.spec); !s.ok())
         throw usage_error(fmt::format("cache '{}': {}; types of llama.cpp itself: {}", name, s.message(), fmt::join(kStockTypes, ", ")));

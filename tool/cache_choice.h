@@ -17,6 +17,7 @@ struct CacheChoice {
 };
 
 inline constexpr std::string_view kStockTypes[] = {"f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"};
+bool                              is_stock_type(std::string_view name);
 
 // Throw Failure (usage) with the accepted values. Methods of the lab are for measuring quality only: others refuse them.
 enum class LabCaches { refused, accepted };

@@ -2,7 +2,6 @@
 #include <dlfcn.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -47,9 +46,9 @@ std::string beside(const std::string& file, const char* name) {
 int run_run(const RunOptions& o) {
     CacheSpec spec;
     if (const Status s = parse_cache_spec(o.cache, spec); !s.ok()) {
-        const bool stock = std::find(std::begin(kStockTypes), std::end(kStockTypes), o.cache) != std::end(kStockTypes);
-        throw usage_error(s.message() +
-                          (stock ? fmt::format("; llama.cpp's own types are the program's: -ctk {0} -ctv {0}", o.cache) : ""));
+        throw usage_error(s.message() + (is_stock_type(o.cache)
+                                             ? fmt::format("; llama.cpp's own types are the program's: -ctk {0} -ctv {0}", o.cache)
+                                             : ""));
     }
     if (Profile p; !spec.profile.empty())
         if (const Status s = Profile::load(spec.profile, p); !s.ok()) throw failure(s.message());
