@@ -26,13 +26,18 @@ int ExactLedger::sink_slot(Stream& s) const {
     return static_cast<int>(std::min_element(s.slot.begin(), s.slot.begin() + n_sink_slots_, older) - s.slot.begin());
 }
 
+// A free slot of the window, such as that of a cell that is being written again; else the oldest makes room.
+int ExactLedger::window_slot(const Stream& s) const {
+    const auto begin = s.slot.begin() + n_sink_slots_;
+    const auto first = [](const Entry& a, const Entry& b) { return a.cell < 0 ? b.cell >= 0 : b.cell >= 0 && a.order < b.order; };
+    return static_cast<int>(std::min_element(begin, s.slot.end(), first) - s.slot.begin());
+}
+
 // The oldest holder of its kind makes room.
 int ExactLedger::take(Stream& s, int64_t cell, int64_t order, bool sink) {
     if ((sink ? n_sink_slots_ : ring_) == 0) return -1;
-    int slot;
-    if (sink) slot = sink_slot(s);
-    else slot = n_sink_slots_ + s.next_ring, s.next_ring = (s.next_ring + 1) % ring_;
-    Entry& entry = s.slot[static_cast<size_t>(slot)];
+    const int slot  = sink ? sink_slot(s) : window_slot(s);
+    Entry&    entry = s.slot[static_cast<size_t>(slot)];
     if (entry.cell >= 0) s.slot_of_cell[static_cast<size_t>(entry.cell)] = -1;
     entry                                     = {cell, order, sink};
     s.slot_of_cell[static_cast<size_t>(cell)] = slot;
@@ -92,7 +97,7 @@ void ExactLedger::clear() {
         std::fill(s.slot_of_cell.begin(), s.slot_of_cell.end(), -1);
         std::fill(s.slot.begin(), s.slot.end(), Entry{});
         s.before.clear();
-        s.n_batch = s.next_ring = s.free_sink = 0;
+        s.n_batch = s.free_sink = 0;
     }
     batch_.clear();
 }
@@ -104,10 +109,10 @@ std::vector<ExactLedger::Entry> ExactLedger::batch_entries(int stream) const {
     return all;
 }
 
-int64_t ExactLedger::window_begin(int stream, int token, int n_tokens) const {
+int64_t ExactLedger::order_of_query(int stream, int token, int n_tokens) const {
     const Stream& s    = streams_[static_cast<size_t>(stream)];
     const int64_t last = s.next_order - 1;
-    return (n_tokens == s.n_batch ? last - (n_tokens - 1 - token) : last) - n_window_ + 1;
+    return n_tokens == s.n_batch ? last - (n_tokens - 1 - token) : last;
 }
 
 void ExactMasks::build(const AttentionArgs& a, const ExactLedger& ledger, std::span<const std::vector<ExactLedger::Entry>> entries,
@@ -124,13 +129,36 @@ const char* mask_row(const AttentionArgs& a, int s, int t) {
            static_cast<size_t>(t) * a.mask_strides.token;
 }
 
-// Calls use(entry's place, its key) for every exact row that token t of stream s may see.
-template <class Use>
-void for_exact(const AttentionArgs& a, const ExactLedger& ledger, const std::vector<ExactLedger::Entry>& table, int s, int t, Use use) {
-    const int64_t begin = ledger.window_begin(a.k_stream0 + s, t, a.n_tokens);
-    for (size_t e = 0; e < table.size(); e++) {
-        const int64_t j = table[e].cell - a.k_cell0;
-        if (table[e].cell >= 0 && j >= 0 && j < a.n_kv && (table[e].sink || table[e].order >= begin)) use(static_cast<int64_t>(e), j);
+// The rows of a table that are among the keys: sinks, then the window's, the newest first.
+struct Reachable {
+    struct Row {
+        int64_t place, key, order;
+    };
+    std::vector<Row> rows;
+    size_t           sinks = 0;
+
+    Reachable(const AttentionArgs& a, const std::vector<ExactLedger::Entry>& table) {
+        for (const bool sink : {true, false}) {
+            for (size_t e = 0; e < table.size(); e++)
+                if (const int64_t j = table[e].cell - a.k_cell0; table[e].cell >= 0 && table[e].sink == sink && j >= 0 && j < a.n_kv)
+                    rows.push_back({static_cast<int64_t>(e), j, table[e].order});
+            if (sink) sinks = rows.size();
+        }
+        std::sort(rows.begin() + static_cast<ptrdiff_t>(sinks), rows.end(), [](const Row& x, const Row& y) { return x.order > y.order; });
+    }
+};
+
+// Calls use(place, key) for every row that is exact for the query of this order; visible(key): by its mask.
+template <class Visible, class Use> void for_exact(const Reachable& r, const ExactLedger& ledger, int64_t order, Visible visible, Use use) {
+    int left = ledger.window();
+    for (size_t i = 0; i < r.rows.size(); i++) {
+        const Reachable::Row& row = r.rows[i];
+        if (i >= r.sinks && row.order <= order) {
+            if (left == 0) return;
+            if (!visible(row.key)) continue;
+            left--;
+        }
+        use(row.place, row.key);
     }
 }
 
@@ -142,7 +170,8 @@ bool ExactMasks::build_bits(const AttentionArgs& a, const ExactLedger& ledger, T
     const size_t  value = a.mask_type == MaskType::kF16 ? sizeof(uint16_t) : sizeof(float);
     code_bits_.resize(static_cast<size_t>(n_streams_ * code_words * n_tokens_));
     exact_bits_.assign(static_cast<size_t>(n_streams_ * exact_words * n_tokens_), 0);
-    for (int s = 0; s < a.n_streams; s++)
+    for (int s = 0; s < a.n_streams; s++) {
+        const Reachable reachable(a, entries[static_cast<size_t>(s)]);
         for (int t = 0; t < a.n_tokens; t++) {
             uint64_t* const codes = code_bits_.data() + s * code_words * n_tokens_ + t;
             uint64_t* const exact = exact_bits_.data() + s * exact_words * n_tokens_ + t;
@@ -151,12 +180,14 @@ bool ExactMasks::build_bits(const AttentionArgs& a, const ExactLedger& ledger, T
                 const auto n = static_cast<int>(std::min<int64_t>(kTileTokens, n_kv_ - j));
                 if (!mask_word_of(a.mask ? a.mask_type : MaskType::kNone, row, n, codes[j / kTileTokens * n_tokens_])) return false;
             }
-            for_exact(a, ledger, entries[static_cast<size_t>(s)], s, t, [&](int64_t e, int64_t j) {
+            const auto visible = [&](int64_t j) { return (codes[j / kTileTokens * n_tokens_] >> j % kTileTokens & 1) != 0; };
+            for_exact(reachable, ledger, ledger.order_of_query(a.k_stream0 + s, t, a.n_tokens), visible, [&](int64_t e, int64_t j) {
                 uint64_t& word = codes[j / kTileTokens * n_tokens_];
                 exact[e / kTileTokens * n_tokens_] |= (word >> j % kTileTokens & 1) << e % kTileTokens;
                 word &= ~(uint64_t{1} << j % kTileTokens);
             });
         }
+    }
     return true;
 }
 
@@ -164,7 +195,8 @@ void ExactMasks::build_halves(const AttentionArgs& a, const ExactLedger& ledger,
     const size_t rows = static_cast<size_t>(a.n_streams) * static_cast<size_t>(a.n_tokens);
     codes_.resize(rows * static_cast<size_t>(n_kv_));
     exact_.assign(rows * static_cast<size_t>(n_rows_), kHalfNegInf);
-    for (int s = 0; s < a.n_streams; s++)
+    for (int s = 0; s < a.n_streams; s++) {
+        const Reachable reachable(a, entries[static_cast<size_t>(s)]);
         for (int t = 0; t < a.n_tokens; t++) {
             const size_t      row   = static_cast<size_t>(s) * static_cast<size_t>(a.n_tokens) + static_cast<size_t>(t);
             uint16_t* const   codes = codes_.data() + row * static_cast<size_t>(n_kv_);
@@ -173,11 +205,13 @@ void ExactMasks::build_halves(const AttentionArgs& a, const ExactLedger& ledger,
             if (a.mask_type == MaskType::kF16) std::memcpy(codes, mask, static_cast<size_t>(n_kv_) * 2);
             else
                 for (int64_t j = 0; j < n_kv_; j++) codes[j] = float_to_half(reinterpret_cast<const float*>(mask)[j]);
-            for_exact(a, ledger, entries[static_cast<size_t>(s)], s, t, [&](int64_t e, int64_t j) {
+            const auto visible = [&](int64_t j) { return codes[j] != kHalfNegInf; };
+            for_exact(reachable, ledger, ledger.order_of_query(a.k_stream0 + s, t, a.n_tokens), visible, [&](int64_t e, int64_t j) {
                 exact[e] = codes[j];
                 codes[j] = kHalfNegInf;
             });
         }
+    }
 }
 
 void ExactMasks::apply(AttentionArgs& a) const {

@@ -1,13 +1,14 @@
 // Exact rows: some cells keep their f16 row beside the codes, because almost all of the error comes from few keys: the first `sink`
-// positions of every sequence, and the newest `window` rows of every stream.
+// positions of every sequence, and for every query the newest `window` rows that it sees of those that its stream keeps.
 //
 // The ledger says which cells those are; it is one for all layers of a cache, since they write the same cells. Every layer keeps the rows
 // in a table of its own, [slot] of a TileStore of f16 rows. The codes are always written too, so a cell that leaves the ledger costs
 // nothing. Attention hides the exact cells from the codes and adds a pass over the table (read_path.h); masks for both come from here.
 //
-// "Newest" is the order of writing, as each query saw it: token i of a batch uses the rows of the `window` newest tokens up to itself. A
-// table holds the window of every token of a batch of up to kFewTokens tokens. A larger batch gets a table for the length of its attention:
-// what the table held before, then the batch.
+// "Newest" is the order of writing, as each query saw it: token i of a batch uses the `window` newest rows up to its own. Rows that its
+// mask hides do not count: those of other sequences, and rows that the host has taken back, such as those of draft tokens. They keep their
+// slots until their cells are written again. A table holds the window of every token of a batch of up to kFewTokens tokens, also where such
+// a batch was taken back before. A larger batch gets a table for the length of its attention: what the table held before, then the batch.
 #pragma once
 #include <cstdint>
 #include <span>
@@ -69,9 +70,10 @@ public:
     // Entry of token i of the batch of a stream, whether or not a slot keeps it.
     std::vector<Entry> batch_entries(int stream) const;
 
-    // The least order that query `token` of `n_tokens` of a stream takes from the window. When these are not the tokens of the batch:
-    // as the last token sees it.
-    int64_t window_begin(int stream, int token, int n_tokens) const;
+    // The order of query `token` of `n_tokens` of a stream: its window are the newest rows up to this one. When these are not the tokens of
+    // the batch: that of the last token.
+    int64_t order_of_query(int stream, int token, int n_tokens) const;
+    int     window() const { return n_window_; }
 
 private:
     struct BatchToken {
@@ -83,10 +85,11 @@ private:
         std::vector<int32_t> slot_of_cell; // [n_cells]
         std::vector<Entry>   slot;         // [sinks, ring]
         std::vector<Kept>    before;
-        int                  next_ring = 0, n_batch = 0, free_sink = 0; // no free slot of a sink before free_sink
+        int                  n_batch = 0, free_sink = 0; // no free slot of a sink before free_sink
         int64_t              next_order = 0;
     };
     int sink_slot(Stream& s) const;
+    int window_slot(const Stream& s) const;
     int take(Stream& s, int64_t cell, int64_t order, bool sink);
 
     int                     n_sink_, n_window_, n_sink_slots_, ring_;

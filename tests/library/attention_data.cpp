@@ -165,8 +165,13 @@ void AttentionData::write_exact_rows() {
 void AttentionData::put_exact_rows(Rows& r, bool v, int s, int h, int t) const {
     const size_t d = static_cast<size_t>(v ? c_.dv : c_.dk);
     for (int j = 0; j < c_.n_kv; j++) {
-        const int64_t cell = store_cell(v, j);
-        if (!tables_ || !tables_->exact(store_stream(s), cell, t, c_.n_tokens)) continue;
+        const int64_t cell    = store_cell(v, j);
+        const auto    visible = [&](int64_t other) {
+            const int64_t key = other - store_cell(v, 0);
+            return key >= 0 && key < c_.n_kv &&
+                   (c_.mask == MaskType::kNone || mask32_[mask_at(s, t) + static_cast<size_t>(key)] != -INFINITY);
+        };
+        if (!tables_ || !tables_->exact(store_stream(s), cell, t, c_.n_tokens, visible)) continue;
         const std::vector<float>& x = original_.at({!v, store_stream(s), store_head(h), cell});
         for (size_t i = 0; i < d; i++) r.decoded[size_t(j) * d + i] = r.plain[size_t(j) * d + i] = half_to_float(float_to_half(x[i]));
         r.exact[size_t(j)] = true;

@@ -81,7 +81,7 @@ TEST(ExactLedger, OneTokenAtATime) {
         EXPECT_TRUE(l.few());
         EXPECT_EQ(l.slot_of_token(0), l.slot_of(0, i));
         EXPECT_GE(l.slot_of_token(0), 0) << "the newest token is always exact";
-        EXPECT_EQ(l.window_begin(0, 0, 1), i - 2);
+        EXPECT_EQ(l.order_of_query(0, 0, 1), i);
         expect_consistent(l, 0, 32);
     }
     EXPECT_EQ(cells_of(l.entries(0), true), (Cells{0, 1}));
@@ -97,8 +97,8 @@ TEST(ExactLedger, EveryQueryHasItsWindow) {
     l.begin_batch(run_of(10));
     EXPECT_FALSE(l.few());
     EXPECT_EQ(l.largest_batch(), 10);
-    for (int t = 0; t < 10; t++) EXPECT_EQ(l.window_begin(0, t, 10), t - 2);
-    EXPECT_EQ(l.window_begin(0, 0, 1), 7) << "other queries than the batch's: as its last token sees it";
+    for (int t = 0; t < 10; t++) EXPECT_EQ(l.order_of_query(0, t, 10), t);
+    EXPECT_EQ(l.order_of_query(0, 0, 1), 9) << "other queries than the batch's: as its last token sees it";
     EXPECT_TRUE(l.before_batch(0).empty());
     const auto all = l.batch_entries(0);
     ASSERT_EQ(all.size(), 10u);
@@ -113,7 +113,7 @@ TEST(ExactLedger, EveryQueryHasItsWindow) {
     EXPECT_TRUE(l.few());
     EXPECT_TRUE(l.before_batch(0).empty());
     for (int t = 0; t < 4; t++)
-        for (int64_t order = l.window_begin(0, t, 4); order <= 10 + t; order++) EXPECT_GE(l.slot_of(0, order), 0) << "token " << t;
+        for (int64_t order = l.order_of_query(0, t, 4) - 2; order <= 10 + t; order++) EXPECT_GE(l.slot_of(0, order), 0) << "token " << t;
 
     l.begin_batch(run_of(5, 14));
     EXPECT_FALSE(l.few());
@@ -173,10 +173,9 @@ TEST(ExactLedger, RandomBatches) {
                         for (const Entry& e : l.batch_entries(s)) table.push_back(e);
                     }
                     for (int t = 0; t < mine; t++) {
-                        const int64_t last = next[s] - mine + t, begin = l.window_begin(s, t, mine);
-                        if (window <= kCells) {
-                            ASSERT_EQ(begin, last - reach + 1);
-                        }
+                        const int64_t last = next[s] - mine + t, begin = last - l.window() + 1;
+                        ASSERT_EQ(l.order_of_query(s, t, mine), last);
+                        ASSERT_EQ(l.window(), reach);
                         Cells want, got;
                         for (const auto& [cell, w] : rows[s])
                             if (!w.sink && w.order > last - reach && w.order <= last) want.insert(cell);
@@ -193,6 +192,35 @@ TEST(ExactLedger, RandomBatches) {
                 }
             }
         }
+}
+
+// Draft tokens that a host takes back and writes over: each query has its whole window all the same, of the rows that it sees.
+TEST(ExactLedger, RowsThatWereTakenBackTakeNothingFromTheWindow) {
+    constexpr int kWindow = 8, kCells = 256;
+    ExactLedger   l(0, kWindow, 1, kCells);
+    l.begin_batch(run_of(30));
+    for (int next = 30; next < 90;) {
+        l.begin_batch(run_of(ExactLedger::kFewTokens, next));
+        next++; // one of the four was right
+        l.begin_batch(run_of(1, next));
+        std::vector<uint16_t> mask(kCells, kHalfNegInf);
+        std::fill_n(mask.begin(), next + 1, uint16_t{0}); // the other two that are still in their cells are hidden
+        AttentionArgs a;
+        a.n_kv = kCells, a.n_tokens = a.n_streams = 1, a.mask = mask.data(), a.mask_type = MaskType::kF16;
+        const std::vector<std::vector<Entry>> table = {{l.entries(0).begin(), l.entries(0).end()}};
+        ExactMasks                            masks;
+        masks.build(a, l, table, l.slots());
+        masks.apply(a);
+        ASSERT_EQ(a.exact.mask_type, MaskType::kBits);
+        Cells seen, want;
+        for (int i = 0; i < l.slots(); i++)
+            if (static_cast<const uint64_t*>(a.exact.mask)[0] >> i & 1) seen.insert(table[0][static_cast<size_t>(i)].cell);
+        for (int c = next - kWindow + 1; c <= next; c++) want.insert(c);
+        ASSERT_EQ(seen, want);
+        for (int c = 0; c < kCells; c++) ASSERT_EQ(static_cast<const uint64_t*>(a.mask)[c / 64] >> c % 64 & 1, c <= next - kWindow) << c;
+        expect_consistent(l, 0, kCells);
+        next++;
+    }
 }
 
 TEST(ExactLedger, SinksOfSeveralSequences) {
