@@ -5,32 +5,19 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "ggml/key_rope.h"
 #include "ggml/kv_buffer.h"
 #include "ggml/stats.h"
 
 namespace tightkv {
 
-namespace {
-
-// The positions of the tokens whose keys a node writes: the I32 input of the ROPE node that made them. Null where there is none.
-const ggml_tensor* positions_of(const ggml_tensor* write) {
-    const ggml_tensor* rope = rope_of_keys(write);
-    return rope && rope->src[1] && rope->src[1]->type == GGML_TYPE_I32 && rope->src[1]->op == GGML_OP_NONE ? rope->src[1] : nullptr;
-}
-
-} // namespace
-
 ExactCache::ExactCache(const CacheSpec& spec, int n_streams, int64_t n_cells)
     : spec_(spec), n_streams_(n_streams), n_cells_(n_cells), batch_(spec.sink, spec.window, n_streams, n_cells) {}
 
 // False: the nodes do not write the same cells, or those are not known before the graph runs.
-bool ExactCache::read_tokens(std::span<ggml_tensor* const> writes) {
+bool ExactCache::read_tokens(std::span<ggml_tensor* const> writes, const ggml_tensor* positions) {
     tokens_.clear();
-    const ggml_tensor* positions = nullptr;
     for (const ggml_tensor* w : writes) {
-        const CacheTensor* c = cache_of(w);
-        if (!positions && c->operand() == Operand::K) positions = positions_of(w);
+        const CacheTensor* c     = cache_of(w);
         const ggml_tensor* cells = w->src[1];
         const int64_t      first = c->first_cell(w);
         if (cells->op != GGML_OP_NONE || !cells->data) return false;
@@ -50,21 +37,22 @@ bool ExactCache::read_tokens(std::span<ggml_tensor* const> writes) {
     return true;
 }
 
-bool ExactCache::begin_graph(std::span<ggml_tensor* const> writes, std::span<CacheTensor* const> tensors) {
+bool ExactCache::begin_graph(std::span<ggml_tensor* const> writes, std::span<CacheTensor* const> tensors, const ggml_tensor* positions) {
     n_masks_ = 0;
     if (continues_batch(writes)) return false;
     written_.clear();
     for (const ggml_tensor* w : writes) written_.push_back(cache_of(w));
     batch_.drop_tables();
     take_offers(tensors);
-    if (!read_tokens(writes)) {
+    if (!read_tokens(writes, positions)) {
         say_once("this graph does not say beforehand which cells it writes: its rows are kept as codes only");
         tokens_.clear();
         batch_.ledger().clear();
         return true;
     }
     if (spec_.sink > 0 && tokens_.front().position < 0)
-        say_once("sink= needs the positions of tokens, which this model's graph does not have (no rotary embedding of the keys): no row is "
+        say_once("sink= needs the positions of tokens, which this model's graph does not have (no rotary embedding of keys in any layer): "
+                 "no row is "
                  "kept as a sink");
     batch_.ledger().begin_batch(tokens_);
     return true;
@@ -76,7 +64,7 @@ bool ExactCache::continues_batch(std::span<ggml_tensor* const> writes) {
     for (const ggml_tensor* w : writes)
         if (std::find(written_.begin(), written_.end(), cache_of(w)) != written_.end()) return false;
     const std::vector<ExactLedger::Token> before = tokens_;
-    const bool                            same   = read_tokens(writes) && tokens_.size() == before.size() &&
+    const bool                            same   = read_tokens(writes, nullptr) && tokens_.size() == before.size() &&
                       std::equal(tokens_.begin(), tokens_.end(), before.begin(),
                                  [](const auto& a, const auto& b) { return a.stream == b.stream && a.cell == b.cell; });
     tokens_ = before; // with the positions, which only keys tell

@@ -20,9 +20,10 @@ class ExactCache {
 public:
     ExactCache(const CacheSpec& spec, int n_streams, int64_t n_cells);
 
-    // A graph is about to run. writes: its SET_ROWS nodes on this buffer, at least one; tensors: all compressed ones of it. True: with it
-    // a batch begins; false: it goes on with the tokens of the graph before.
-    bool begin_graph(std::span<ggml_tensor* const> writes, std::span<CacheTensor* const> tensors);
+    // A graph is about to run. writes: its SET_ROWS nodes on this buffer, at least one; tensors: all compressed ones of it; positions: of
+    // its tokens (positions_of_keys), null where they are not known. True: with it a batch begins; false: it goes on with the tokens of the
+    // graph before.
+    bool begin_graph(std::span<ggml_tensor* const> writes, std::span<CacheTensor* const> tensors, const ggml_tensor* positions);
     // This batch is larger than the tables: its rows get one of their own, which prepare_write() makes.
     bool batch_table() const { return batch_.wants_table(); }
     // One thread, before the rows of a SET_ROWS node are written. c has a table.
@@ -74,7 +75,7 @@ private:
         MaskKey    key;
         ExactMasks masks;
     };
-    bool read_tokens(std::span<ggml_tensor* const> writes);
+    bool read_tokens(std::span<ggml_tensor* const> writes, const ggml_tensor* positions);
     bool continues_batch(std::span<ggml_tensor* const> writes);
     void take_offers(std::span<CacheTensor* const> tensors);
 

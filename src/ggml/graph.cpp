@@ -9,6 +9,7 @@
 #include "ggml/exact_cache.h"
 #include "ggml/guard.h"
 #include "ggml/hooks.h"
+#include "ggml/key_rope.h"
 #include "ggml/self_profile.h"
 #include "ggml/stats.h"
 
@@ -221,9 +222,12 @@ private:
             std::vector<ggml_tensor*> writes;
         };
         std::vector<Batch> batches;
+        const ggml_tensor* positions = nullptr; // of the graph's tokens; not every layer, nor every cache, need turn its keys
         for (int i = 0; i < ggml_graph_n_nodes(graph); i++) {
             ggml_tensor* const t = ggml_graph_node(graph, i);
-            if (t->op != GGML_OP_SET_ROWS || !can_write_rows(t) || !tiles_of(t)->exact_cache()) continue;
+            if (t->op != GGML_OP_SET_ROWS) continue;
+            if (const CacheTensor* c = cache_of(t); !positions && c && c->operand() == Operand::K) positions = positions_of_keys(t);
+            if (!can_write_rows(t) || !tiles_of(t)->exact_cache()) continue;
             ExactCache* const cache = tiles_of(t)->exact_cache();
             auto              at    = std::find_if(batches.begin(), batches.end(), [cache](const Batch& b) { return b.cache == cache; });
             if (at == batches.end()) at = batches.insert(at, Batch{cache, {}});
@@ -231,7 +235,7 @@ private:
         }
         for (const Batch& b : batches) {
             const std::vector<CacheTensor*> tensors  = tensors_of_buffer(b.writes.front());
-            const bool                      fresh    = b.cache->begin_graph(b.writes, tensors);
+            const bool                      fresh    = b.cache->begin_graph(b.writes, tensors, positions);
             const auto                      collects = std::find_if(tensors.begin(), tensors.end(), [](auto* c) { return c->collector(); });
             if (collects == tensors.end()) continue;
             if (fresh) (*collects)->collector()->begin_batch(tensors);

@@ -14,6 +14,11 @@ const ggml_tensor* rope_of_keys(const ggml_tensor* write) {
     return nullptr;
 }
 
+const ggml_tensor* positions_of_keys(const ggml_tensor* write) {
+    const ggml_tensor* const rope = rope_of_keys(write);
+    return rope && rope->src[1] && rope->src[1]->type == GGML_TYPE_I32 && rope->src[1]->op == GGML_OP_NONE ? rope->src[1] : nullptr;
+}
+
 Rope rope_of_rows(const ggml_tensor* write, int head_dim) {
     const ggml_tensor* const node   = rope_of_keys(write);
     const int                n_dims = node ? rope_dims(node) : 0;

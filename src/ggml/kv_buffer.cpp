@@ -325,6 +325,10 @@ void announce(const ggml_tensor* cache_view) {
         kv->spec.to_string().c_str(), compressed, kv->caches.size(), as_f16.c_str(), dk, dv, static_cast<double>(bytes) / 1048576.0,
         16.0 * static_cast<double>(bytes) / static_cast<double>(f16), static_cast<double>(f16) / 1048576.0);
     inform(line);
+    const int64_t cells = root_of(cache_view)->ne[1];
+    if (kv->exact && kv->spec.window > cells)
+        say("window=" + std::to_string(kv->spec.window) + " is larger than a context of " + std::to_string(cells) +
+            " cells: every row is exact, and the codes beside them serve nothing");
 }
 
 } // namespace tightkv

@@ -233,6 +233,17 @@ TEST(CacheSpec, BitsPerValueWithTheTable) {
     EXPECT_DOUBLE_EQ(bits("turbo4:window=32:first=f16x8", 512), (8 * 16 + 24 * (4.125 + 16.0 * 35 / 512)) / 32);
 }
 
+// What `auto` promises: within 3.6 bits at 2048 cells and less in larger caches. At head_dim 32 a scale per row costs as much again.
+TEST(CacheSpec, AutoStaysWithinItsBits) {
+    const CacheSpec s = parse("auto");
+    for (const int d : {64, 96, 128, 256, 576})
+        for (const int64_t n : {2048, 8192, 32768, 1 << 20}) {
+            EXPECT_LE(s.bits_per_value(30, d, d, n), 3.6) << d << ", " << n;
+            EXPECT_LE(s.bits_per_value(30, d, d, n), s.bits_per_value(30, d, d, 2048)) << d << ", " << n;
+        }
+    EXPECT_DOUBLE_EQ(s.bits_per_value(30, 32, 32, 2048), 3.5 + 16.0 * (8 + 35) / 2048);
+}
+
 // Any text either parses, and then prints and parses to itself, or is refused with a position inside it.
 TEST(CacheSpec, RandomTexts) {
     Random                         random(41);

@@ -99,7 +99,7 @@ TEST(MeanShift, AttentionDoesNotSeeIt) {
     IsaRestorer restore;
     for (const double ratio : {0.0, 1.0, 10.0, 100.0}) {
         const Keys keys(ratio);
-        for (const char* f : {"turbo2", "turbo3", "turbo4", "turbo8"})
+        for (const char* f : {"turbo2", "turbo3", "turbo4", "turbo8", "turbo2t", "turbo3t", "turbo4t"})
             for (const int window : {0, 30, 1000})
                 for (const int n_tokens : {1, 2, 12}) {
                     Random                   random(82);

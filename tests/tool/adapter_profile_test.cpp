@@ -6,13 +6,9 @@
 #include <cmath>
 #include <filesystem>
 #include <map>
-#include <memory>
 
-#include <gtest/gtest.h>
-
+#include "adapter_host.h"
 #include "cache/calibrate.h"
-#include "engine_llama.h"
-#include "engine_llama_private.h"
 #include "tiny_model.h"
 
 using namespace tightkv;
@@ -21,18 +17,12 @@ using namespace tightkv::tool::test;
 
 namespace {
 
-struct FreeContext {
-    void operator()(llama_context* c) const { llama_free(c); }
-};
-using Host = std::unique_ptr<llama_context, FreeContext>;
-
 class AdapterProfile : public testing::Test {
 protected:
     const std::string folder = testing::TempDir() + "adapter_profile." + std::to_string(::getpid());
 
     void SetUp() override {
-        static const bool started = (start_engine({}), true);
-        ASSERT_TRUE(started && adapter_loaded());
+        ASSERT_TRUE(adapter_started());
         std::filesystem::create_directories(folder);
     }
     void TearDown() override { std::filesystem::remove_all(folder); }
@@ -64,19 +54,10 @@ protected:
         return path;
     }
 
-    static Host host(const Model& m, const std::string& spec) {
-        llama_context_params p = llama_context_default_params();
-        p.n_ctx = 128, p.n_batch = 64, p.n_threads = p.n_threads_batch = 1;
-        p.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
-        set_cache_spec(spec.c_str());
-        Host h(llama_init_from_model(m.handle(), p));
-        set_cache_spec("off");
-        return h;
-    }
     // Logits after these many tokens more.
     static std::vector<float> decode(llama_context* h, const Model& m, int n) {
         std::vector<llama_token> tokens;
-        for (int i = 0; i < n; i++) tokens.push_back(260 + i * 7 % 90);
+        for (int i = 0; i < n; i++) tokens.push_back(token(i));
         EXPECT_EQ(llama_decode(h, llama_batch_get_one(tokens.data(), n)), 0);
         const float* logits = llama_get_logits_ith(h, -1);
         return {logits, logits + m.n_vocab()};

@@ -87,6 +87,14 @@ void write_tiny_model(const std::string& path, const TinyModel& m) {
         else ggml_quantize_chunk(t->type, values.data(), t->data, 0, rows, columns, nullptr);
         gguf_add_tensor(g, t);
     };
+    const auto add_bias = [&](const std::string& name, int n) { // from numbers of its own: all weights are those of a model without
+        std::mt19937                    other(m.seed + 1);
+        std::normal_distribution<float> bias(0, m.key_bias);
+        ggml_tensor*                    t = ggml_new_tensor_1d(tensors.get(), GGML_TYPE_F32, n);
+        for (int i = 0; i < n; i++) static_cast<float*>(t->data)[i] = bias(other);
+        ggml_set_name(t, name.c_str());
+        gguf_add_tensor(g, t);
+    };
     add("token_embd.weight", GGML_TYPE_Q8_0, m.n_embd, n_vocab);
     add("output_norm.weight", GGML_TYPE_F32, m.n_embd, 1);
     for (int i = 0; i < layers; i++) {
@@ -94,6 +102,7 @@ void write_tiny_model(const std::string& path, const TinyModel& m) {
         add(layer + "attn_norm.weight", GGML_TYPE_F32, m.n_embd, 1);
         add(layer + "attn_q.weight", GGML_TYPE_Q4_0, m.n_embd, kHeads * m.head_dim);
         add(layer + "attn_k.weight", GGML_TYPE_Q4_1, m.n_embd, kKvHeads * m.head_dim);
+        if (m.key_bias > 0) add_bias(layer + "attn_k.bias", kKvHeads * m.head_dim);
         add(layer + "attn_v.weight", GGML_TYPE_F16, m.n_embd, kKvHeads * m.head_dim);
         add(layer + "attn_output.weight", GGML_TYPE_Q5_0, kHeads * m.head_dim, m.n_embd);
         if (!m.sliding) add(layer + "ffn_norm.weight", GGML_TYPE_F32, m.n_embd, 1);

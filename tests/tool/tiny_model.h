@@ -14,6 +14,7 @@ struct TinyModel {
     bool     mixed    = false; // weights in several quantised types, one in f16; else all in f32
     unsigned seed     = 1;
     bool     sliding  = false; // three layers that see kTinyWindow tokens and have RoPE, then one that sees all and has none
+    float    key_bias = 0;     // deviation of a constant that all keys get before RoPE; not with `sliding`
 };
 inline constexpr int kTinyWindow = 16;
 
