@@ -19,6 +19,7 @@ STOCK = ("q8_0", "q5_0", "q4_0")
 MODELS = {
     "smol.gguf": "SmolLM2-135M (head_dim 64)",
     "d128.gguf": "evaluation model (head_dim 128)",
+    "smollm2-d128-16L-Q8_0.gguf": "evaluation model (head_dim 128)",
     "gemma.gguf": "Gemma-3-270M (head_dim 256)",
 }
 KINDS = {  # marker, colour, filled
@@ -57,10 +58,10 @@ def panels(files):
             spec = row.get("spec", row["cache"])
             if row["path"] != "decode" or spec == "f16" or "mean=64" in spec:
                 continue
-            key = (result["ctx"], result["model"], result["text"], result["chunks"], row["n_tokens"])
+            key = (result["ctx"], MODELS.get(result["model"], result["model"]), result["text"], result["chunks"], row["n_tokens"])
             row["kind"] = kind(spec, result.get("mean_extended") != "no", result.get("rows_weighed") != "no")
             found.setdefault(key, {})[spec, row["kind"]] = row
-    order = list(MODELS)
+    order = list(dict.fromkeys(MODELS.values()))
     place = lambda key: (key[0], order.index(key[1]) if key[1] in order else len(order), key)
     return {key: found[key] for key in sorted(found, key=place) if ("q4_0", "llama.cpp") in found[key]}
 
@@ -90,7 +91,7 @@ def draw(axes, key, rows):
     ctx, model, _, chunks, n_tokens = key
     per_chunk, scored = n_tokens // chunks, ctx - 1 - ctx // 2
     note = "" if per_chunk == scored else f", {per_chunk} of {scored} positions"
-    axes.set_title(f"{MODELS.get(model, model)}, context {ctx}{note}", fontsize=9)
+    axes.set_title(f"{model}, context {ctx}{note}", fontsize=9)
     for row in rows.values():
         marker, color, filled = KINDS[row["kind"]]
         axes.errorbar(row["bits_per_value"], row["kld"], yerr=row["kld_se"], fmt=marker, color=color,
