@@ -137,6 +137,14 @@ template <class Isa> struct Attention : Vectors<Isa> {
         return top == kNegInf ? View::kClosed : View::kTerms;
     }
 
+    // Tokens of a tile that some row sees, or may see: bit t.
+    static uint64_t seen_tokens(const AttendArgs& a, int tile_begin) {
+        const int n    = a.end - tile_begin;
+        uint64_t  seen = a.mask_type == MaskType::kBits ? 0 : ~uint64_t{0};
+        for (int r = 0; r < a.rows && ~seen != 0; r++) seen |= mask_word(a, r, tile_begin);
+        return n < kTileTokens ? seen & ((uint64_t{1} << n) - 1) : seen;
+    }
+
     // ---- the running softmax
 
     struct RowState {
@@ -264,12 +272,12 @@ template <class Isa> struct Attention : Vectors<Isa> {
             for (; first < a.rows; first++) // the first row that sees something
                 if (!same_view(first) && (view = view_tile(a, first, begin, terms)) != View::kClosed) break;
             if (first == a.rows) continue;
-            const uint8_t* k      = a.k.tiles + k_step * static_cast<size_t>(begin / kTileTokens);
-            const uint8_t* v      = a.v.tiles + v_step * static_cast<size_t>(begin / kTileTokens);
-            const int      tokens = a.end - begin < kTileTokens ? a.end - begin : kTileTokens;
+            const uint8_t* k = a.k.tiles + k_step * static_cast<size_t>(begin / kTileTokens);
+            const uint8_t* v = a.v.tiles + v_step * static_cast<size_t>(begin / kTileTokens);
             // The scales of the next tiles: they are needed at once, and lie behind the codes.
             for (int i = 64; i <= 128; i += 64) __builtin_prefetch(k + 2 * k_step - i), __builtin_prefetch(v + 2 * v_step - i);
 
+            const typename HalfRows<Isa>::Tokens wanted(k_half || v_half ? seen_tokens(a, begin) : 0);
             if (k_int) {
                 scores(a.k.format, k, dk, operand[0], a.rows, sc);
                 if (k_twice) {
@@ -279,7 +287,7 @@ template <class Isa> struct Attention : Vectors<Isa> {
                 Isa::load_halves(tile_scales(a.k.format, dk, k), factor);
                 for (int t = 0; t < kTileTokens; t += kLanes) store(factor + t, load(factor + t) * scale);
             } else if (k_half) {
-                HalfRows<Isa>::scores(a.q, dk, reinterpret_cast<const uint16_t*>(k), tokens, a.rows, sc);
+                HalfRows<Isa>::scores(a.q, dk, reinterpret_cast<const uint16_t*>(k), wanted, a.rows, sc);
             } else {
                 expand(a.k.format, Operand::K, k, dk, kt);
                 scores_f32(a.q, dk, kt, a.rows, sc);
@@ -329,7 +337,7 @@ template <class Isa> struct Attention : Vectors<Isa> {
                 weigh(a.v.format, v, dv, w8[0], step, a.rows, s.o);
                 if (v_twice) weigh(a.v.format, v, dv, rest8[0], rest_step, a.rows, s.o);
             } else if (v_half) {
-                HalfRows<Isa>::weigh(sc, reinterpret_cast<const uint16_t*>(v), tokens, dv, a.rows, s.o);
+                HalfRows<Isa>::weigh(sc, reinterpret_cast<const uint16_t*>(v), wanted, dv, a.rows, s.o);
             } else {
                 expand(a.v.format, Operand::V, v, dv, vt);
                 weigh_f32(sc, vt, dv, a.rows, s.o);
