@@ -134,14 +134,14 @@ typedef struct {
  * batch ends with the next one, or with tkv_remove, tkv_copy, tkv_state_load or tkv_cache_clear; n = 0 only ends the one before. Every
  * specification takes batches. These need them:
  *
- * sink=N, window=N: the rows of positions 0 … N-1 of every sequence, and the N newest rows of every stream, are kept as f16 beside their
- * codes, and attention uses those. Every row is rounded to f16 first; values beyond its range are held at the largest.
+ * sink=N, window=N: the rows of positions 0 … N-1 of every sequence, and the N + 3 newest rows of every stream, are kept as f16 beside
+ * their codes, and attention uses those, of the latter the newest N. Every row is rounded to f16 first; values beyond its range are held at
+ * the largest.
  *
  * Newest is what each query sees: rows that its mask hides do not count. Where it attends with as many query tokens per stream as the batch
- * has tokens of that stream, token i's window ends with itself, otherwise with the last one. The table of a stream has N + 3 rows, those
- * written last, so that up to three that were taken back and hidden, as of draft tokens, cost no window its rows. A batch of more than 4
- * tokens of a stream has all of its rows in a table of their own until the next layer is appended; attention that comes later finds no more
- * of a window than the last N + 3 rows.
+ * has tokens of that stream, token i's window ends with itself, otherwise with the last one. Up to three rows that were taken back and
+ * are hidden, as of draft tokens, cost the window of a single token nothing. A batch of more than 4 tokens of a stream has all of its rows
+ * in a table of their own until the next layer is appended; attention that comes later finds no more of a window than the last N + 3 rows.
  *
  * Sinks have N places per stream and 1024 cells, at most 64 N; beyond that the oldest make room.
  *

@@ -28,9 +28,12 @@ int ExactLedger::sink_slot(Stream& s) const {
 
 // A free slot of the window, such as that of a cell that is being written again; else the oldest makes room.
 int ExactLedger::window_slot(const Stream& s) const {
-    const auto begin = s.slot.begin() + n_sink_slots_;
-    const auto first = [](const Entry& a, const Entry& b) { return a.cell < 0 ? b.cell >= 0 : b.cell >= 0 && a.order < b.order; };
-    return static_cast<int>(std::min_element(begin, s.slot.end(), first) - s.slot.begin());
+    auto oldest = s.slot.begin() + n_sink_slots_;
+    for (auto at = oldest; at != s.slot.end(); ++at) {
+        if (at->cell < 0) return static_cast<int>(at - s.slot.begin());
+        if (at->order < oldest->order) oldest = at;
+    }
+    return static_cast<int>(oldest - s.slot.begin());
 }
 
 // The oldest holder of its kind makes room.

@@ -7,8 +7,9 @@
 //
 // "Newest" is the order of writing, as each query saw it: token i of a batch uses the `window` newest rows up to its own. Rows that its
 // mask hides do not count: those of other sequences, and rows that the host has taken back, such as those of draft tokens. They keep their
-// slots until their cells are written again. A table holds the window of every token of a batch of up to kFewTokens tokens, also where such
-// a batch was taken back before. A larger batch gets a table for the length of its attention: what the table held before, then the batch.
+// slots until their cells are written again. A table holds the window of every token of a batch of up to kFewTokens tokens; of a single
+// token also where up to three rows were taken back. A larger batch gets a table for the length of its attention: what the table held
+// before, then the batch.
 #pragma once
 #include <cstdint>
 #include <span>

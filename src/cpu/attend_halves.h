@@ -1,6 +1,6 @@
 // A tile of f16 rows and few query rows: the rows are used as they lie, [64 tokens][d], without expanding them first. For the exact rows
 // beside a compressed cache (cache/exact_rows.h), where a tile is all there is and an expansion would cost more than the dots. Rows that no
-// query sees are left out: a table has places for the sinks of many sequences, and those of its own are all that a query wants.
+// query sees by a mask of bits are left out: a table has places for the sinks of many sequences, and a query wants those of its own.
 //   Isa::half_vector(p)    kLanes f16 -> f32
 #pragma once
 #include <algorithm>

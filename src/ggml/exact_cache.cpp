@@ -31,8 +31,9 @@ bool ExactCache::read_tokens(std::span<ggml_tensor* const> writes, const ggml_te
             else if (t.stream != cell / n_cells_ || t.cell != cell % n_cells_) return false;
         }
     }
-    // Several positions per token (M-RoPE) lie one kind after the other; the first kind is that of the sequence.
-    if (positions && positions->data && positions->ne[0] >= static_cast<int64_t>(tokens_.size()))
+    // Several positions per token (M-RoPE: four) lie one kind after the other; the first kind is that of the sequence.
+    const auto n = static_cast<int64_t>(tokens_.size());
+    if (positions && positions->data && (positions->ne[0] == n || positions->ne[0] == 4 * n))
         for (size_t i = 0; i < tokens_.size(); i++) tokens_[i].position = static_cast<const int32_t*>(positions->data)[i];
     return true;
 }
@@ -51,9 +52,8 @@ bool ExactCache::begin_graph(std::span<ggml_tensor* const> writes, std::span<Cac
         return true;
     }
     if (spec_.sink > 0 && tokens_.front().position < 0)
-        say_once("sink= needs the positions of tokens, which this model's graph does not have (no rotary embedding of keys in any layer): "
-                 "no row is "
-                 "kept as a sink");
+        say_once("sink= needs the positions of tokens, which this model's graph does not have (no rotary embedding of keys): "
+                 "no row is kept as a sink");
     batch_.ledger().begin_batch(tokens_);
     return true;
 }

@@ -220,22 +220,26 @@ private:
         struct Batch {
             ExactCache*               cache;
             std::vector<ggml_tensor*> writes;
+            const ggml_tensor*        positions = nullptr;
         };
         std::vector<Batch> batches;
-        const ggml_tensor* positions = nullptr; // of the graph's tokens; not every layer, nor every cache, need turn its keys
+        const ggml_tensor* positions = nullptr; // a cache's own come first; not every cache, nor every layer, need turn its keys
         for (int i = 0; i < ggml_graph_n_nodes(graph); i++) {
             ggml_tensor* const t = ggml_graph_node(graph, i);
             if (t->op != GGML_OP_SET_ROWS) continue;
-            if (const CacheTensor* c = cache_of(t); !positions && c && c->operand() == Operand::K) positions = positions_of_keys(t);
+            const CacheTensor* const c   = cache_of(t);
+            const ggml_tensor* const own = c && c->operand() == Operand::K ? positions_of_keys(t) : nullptr;
+            if (!positions) positions = own;
             if (!can_write_rows(t) || !tiles_of(t)->exact_cache()) continue;
             ExactCache* const cache = tiles_of(t)->exact_cache();
             auto              at    = std::find_if(batches.begin(), batches.end(), [cache](const Batch& b) { return b.cache == cache; });
             if (at == batches.end()) at = batches.insert(at, Batch{cache, {}});
             at->writes.push_back(t);
+            if (!at->positions) at->positions = own;
         }
         for (const Batch& b : batches) {
             const std::vector<CacheTensor*> tensors  = tensors_of_buffer(b.writes.front());
-            const bool                      fresh    = b.cache->begin_graph(b.writes, tensors, positions);
+            const bool                      fresh    = b.cache->begin_graph(b.writes, tensors, b.positions ? b.positions : positions);
             const auto                      collects = std::find_if(tensors.begin(), tensors.end(), [](auto* c) { return c->collector(); });
             if (collects == tensors.end()) continue;
             if (fresh) (*collects)->collector()->begin_batch(tensors);

@@ -326,9 +326,9 @@ void announce(const ggml_tensor* cache_view) {
         16.0 * static_cast<double>(bytes) / static_cast<double>(f16), static_cast<double>(f16) / 1048576.0);
     inform(line);
     const int64_t cells = root_of(cache_view)->ne[1];
-    if (kv->exact && kv->spec.window > cells)
-        say("window=" + std::to_string(kv->spec.window) + " is larger than a context of " + std::to_string(cells) +
-            " cells: every row is exact, and the codes beside them serve nothing");
+    if (kv->exact && kv->spec.window >= cells)
+        say("window=" + std::to_string(kv->spec.window) + " covers all " + std::to_string(cells) +
+            " cells of a cache: every row of it is exact, and its codes serve nothing");
 }
 
 } // namespace tightkv

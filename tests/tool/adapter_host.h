@@ -17,8 +17,8 @@ struct FreeContext {
 using Host = std::unique_ptr<llama_context, FreeContext>;
 
 struct HostOptions {
-    int   cells = 128, batch = 64;
-    float rope_freq_scale = 0; // 0: the model's
+    int   cells = 128, batch = 64, sequences = 1; // all in one stream
+    float rope_freq_scale = 0;                    // 0: the model's
 };
 
 inline bool adapter_started() {
@@ -34,6 +34,8 @@ inline Host host(const Model& m, const std::string& spec, const HostOptions& o =
     p.flash_attn_type               = LLAMA_FLASH_ATTN_TYPE_ENABLED;
     p.rope_freq_scale               = o.rope_freq_scale;
     p.swa_full                      = false;
+    p.kv_unified                    = true;
+    p.n_seq_max                     = static_cast<uint32_t>(o.sequences);
     set_cache_spec(spec.c_str());
     Host h(llama_init_from_model(m.handle(), p));
     set_cache_spec("off");

@@ -134,6 +134,38 @@ TEST_F(AdapterRows, TakenBackLeaveNoTrace) {
     }
 }
 
+// Sequences in one stream share the places of its window, and see their own rows alone.
+TEST_F(AdapterRows, OfSequencesInOneStream) {
+    constexpr int     kTokens = 150, kSequences = 3;
+    const HostOptions o           = {.cells = 512, .sequences = kSequences};
+    const Model       m           = model({});
+    const auto        interleaved = [&](const std::string& spec) {
+        const Host  h = host(m, spec, o);
+        Logits      all;
+        llama_batch b = llama_batch_init(kSequences, 0, 1);
+        for (int at = 0; at < kTokens; at++) {
+            b.n_tokens = kSequences;
+            for (int s = 0; s < kSequences; s++) {
+                b.token[s] = token(at + 17 * s), b.pos[s] = at;
+                b.n_seq_id[s] = 1, b.seq_id[s][0] = s, b.logits[s] = 1;
+            }
+            EXPECT_EQ(llama_decode(h.get(), b), 0);
+            for (int s = 0; s < kSequences; s++) {
+                const float* x = llama_get_logits_ith(h.get(), s);
+                all.emplace_back(x, x + m.n_vocab());
+            }
+        }
+        llama_batch_free(b);
+        return all;
+    };
+    const Logits stock = interleaved("off");
+    const auto   off   = [&](const char* spec) { return error(interleaved(spec), stock); };
+    EXPECT_LT(off("turbo2:window=1024"), 8 * 0x1p-11);
+    const double codes = off("turbo2"), narrow = off("turbo2:window=24"), wide = off("turbo2:window=96");
+    EXPECT_LT(wide, narrow);
+    EXPECT_LT(narrow, codes);
+}
+
 // Layers without a rotary embedding, in a cache of their own, have the positions of those with one: the first tokens see sinks alone.
 TEST_F(AdapterRows, PositionsAreTheGraphs) {
     const Model       m = model({.sliding = true});
@@ -165,7 +197,7 @@ TEST_F(AdapterRows, AConstantInAllKeysChangesNothing) {
                 SCOPED_TRACE(spec + ", " + std::to_string(step) + " tokens at a time, ratio " + std::to_string(ratio));
                 const Model  m     = model({.key_bias = kKeySize * ratio});
                 const double after = Mean(kld(m, spec)).mean, rounding = Mean(kld(m, "off")).mean;
-                EXPECT_LE(std::fabs(after - before.mean), before.error + rounding) << before.mean << " became " << after;
+                EXPECT_LE(std::fabs(after - before.mean), 2 * before.error + rounding) << before.mean << " became " << after;
                 if (ratio >= 10) {
                     EXPECT_GT(Mean(kld(m, format)).mean, 3 * before.mean) << "without the mean";
                 }
