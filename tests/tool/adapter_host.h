@@ -1,5 +1,8 @@
 // llama.cpp in the test's own process, with a cache of ours or its own: a host that checks nothing itself.
 #pragma once
+#include <unistd.h>
+
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
@@ -41,6 +44,17 @@ inline Host host(const Model& m, const std::string& spec, const HostOptions& o =
     set_cache_spec("off");
     return h;
 }
+
+class AdapterTest : public testing::Test {
+protected:
+    const std::string folder = testing::TempDir() + "adapter." + std::to_string(::getpid()); // empty, of this test
+
+    void SetUp() override {
+        ASSERT_TRUE(adapter_started());
+        std::filesystem::create_directories(folder);
+    }
+    void TearDown() override { std::filesystem::remove_all(folder); }
+};
 
 // Token i of a text that says nothing, of the vocabulary of tiny_model.h.
 inline llama_token token(int i) { return 260 + i * 7 % 90; }

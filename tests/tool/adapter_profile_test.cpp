@@ -1,7 +1,5 @@
 // Profiles inside the adapter, with a host that checks nothing itself: the right model uses them, any other runs as if there were none,
 // also where rows were restored before the first graph.
-#include <unistd.h>
-
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
@@ -17,16 +15,8 @@ using namespace tightkv::tool::test;
 
 namespace {
 
-class AdapterProfile : public testing::Test {
+class AdapterProfile : public AdapterTest {
 protected:
-    const std::string folder = testing::TempDir() + "adapter_profile." + std::to_string(::getpid());
-
-    void SetUp() override {
-        ASSERT_TRUE(adapter_started());
-        std::filesystem::create_directories(folder);
-    }
-    void TearDown() override { std::filesystem::remove_all(folder); }
-
     std::string model_file(unsigned seed, int head_dim = 64, bool sliding = false) const {
         const std::string path =
             folder + "/" + std::to_string(seed) + "." + std::to_string(head_dim) + (sliding ? ".sliding" : "") + ".gguf";

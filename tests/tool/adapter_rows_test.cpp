@@ -1,7 +1,5 @@
 // Exact rows and the keys' mean inside the adapter, where a host takes back what it wrote, writes cells again, and has layers with and
 // without positions; and keys that are far from their mean.
-#include <unistd.h>
-
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
@@ -16,16 +14,8 @@ namespace {
 
 using Logits = std::vector<std::vector<float>>; // by token
 
-class AdapterRows : public testing::Test {
+class AdapterRows : public AdapterTest {
 protected:
-    const std::string folder = testing::TempDir() + "adapter_rows." + std::to_string(::getpid());
-
-    void SetUp() override {
-        ASSERT_TRUE(adapter_started());
-        std::filesystem::create_directories(folder);
-    }
-    void TearDown() override { std::filesystem::remove_all(folder); }
-
     Model model(const TinyModel& m) const {
         const std::string path = folder + "/tiny.gguf";
         write_tiny_model(path, m);
