@@ -21,6 +21,14 @@ protected:
         write_tiny_model(path, m);
         return Model(path);
     }
+    // Decodes the batch, of which all tokens want logits, and appends these.
+    static void decode(llama_context* h, const Model& m, const llama_batch& b, Logits& all) {
+        EXPECT_EQ(llama_decode(h, b), 0);
+        for (int i = 0; i < b.n_tokens; i++) {
+            const float* x = llama_get_logits_ith(h, i);
+            all.emplace_back(x, x + m.n_vocab());
+        }
+    }
     // Tokens begin to end - 1 of sequence 0, `step` at a time.
     static Logits decode(llama_context* h, const Model& m, int begin, int end, int step, int shift = 0) {
         Logits      all;
@@ -31,11 +39,7 @@ protected:
                 b.token[i] = token(at + i + shift), b.pos[i] = at + i;
                 b.n_seq_id[i] = 1, b.seq_id[i][0] = 0, b.logits[i] = 1;
             }
-            EXPECT_EQ(llama_decode(h, b), 0);
-            for (int i = 0; i < b.n_tokens; i++) {
-                const float* x = llama_get_logits_ith(h, i);
-                all.emplace_back(x, x + m.n_vocab());
-            }
+            decode(h, m, b, all);
         }
         llama_batch_free(b);
         return all;
@@ -139,11 +143,7 @@ TEST_F(AdapterRows, OfSequencesInOneStream) {
                 b.token[s] = token(at + 17 * s), b.pos[s] = at;
                 b.n_seq_id[s] = 1, b.seq_id[s][0] = s, b.logits[s] = 1;
             }
-            EXPECT_EQ(llama_decode(h.get(), b), 0);
-            for (int s = 0; s < kSequences; s++) {
-                const float* x = llama_get_logits_ith(h.get(), s);
-                all.emplace_back(x, x + m.n_vocab());
-            }
+            decode(h.get(), m, b, all);
         }
         llama_batch_free(b);
         return all;
