@@ -24,19 +24,29 @@ const std::vector<Column> kColumns = {{"cache", "cache", ""},
                                       {"prefill_tps", "prefill t/s", "{:.1f}"},
                                       {"prefill_spread", "spread", "{:.3f}"},
                                       {"decode_tps", "decode t/s", "{:.1f}"},
-                                      {"decode_spread", "spread", "{:.3f}"}};
+                                      {"decode_spread", "spread", "{:.3f}"},
+                                      {"decode_ratio", "to first", "{:.3f}"},
+                                      {"decode_ratio_low", "from", "{:.3f}"},
+                                      {"decode_ratio_high", "to", "{:.3f}"}};
 
 std::vector<Json> rows_of(const std::vector<SpeedRow>& caches, const std::vector<int>& depths) {
     std::vector<Json> rows;
     for (size_t i = 0; i < depths.size(); i++)
         for (const SpeedRow& c : caches) {
             if (i >= c.decode.size() || i >= c.prefill.size()) continue; // interrupted
+            const Rate &prefill = c.prefill[i], &decode = c.decode[i];
             rows.push_back({{"cache", c.cache},
                             {"depth", depths[i]},
-                            {"prefill_tps", c.prefill[i].median},
-                            {"prefill_spread", c.prefill[i].spread},
-                            {"decode_tps", c.decode[i].median},
-                            {"decode_spread", c.decode[i].spread},
+                            {"prefill_tps", prefill.median},
+                            {"prefill_spread", prefill.spread},
+                            {"prefill_ratio", prefill.to_first.median},
+                            {"prefill_ratio_low", prefill.to_first.low},
+                            {"prefill_ratio_high", prefill.to_first.high},
+                            {"decode_tps", decode.median},
+                            {"decode_spread", decode.spread},
+                            {"decode_ratio", decode.to_first.median},
+                            {"decode_ratio_low", decode.to_first.low},
+                            {"decode_ratio_high", decode.to_first.high},
                             {"bits_per_value", c.bits_per_value},
                             {"cache_bytes", c.cache_bytes},
                             {"cells", c.cells}});

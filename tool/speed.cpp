@@ -7,7 +7,6 @@
 
 #include <fmt/format.h>
 
-#include "bench/rounds.h"
 #include "errors.h"
 
 namespace tightkv::tool {
@@ -69,7 +68,9 @@ bool check_rivals(std::vector<Lane>& lanes) {
     return true;
 }
 
-Rate summary(const std::vector<double>& rounds) { return {bench::median(rounds), bench::spread(rounds)}; }
+Rate summary(const std::vector<double>& rounds, const std::vector<double>& first) {
+    return {bench::median(rounds), bench::spread(rounds), bench::paired_ratio(rounds, first)};
+}
 
 double round_units(const SpeedPlan& plan) { return kTokenUnits * plan.decode_tokens + plan.prefill_tokens; }
 
@@ -129,8 +130,8 @@ std::vector<SpeedRow> measure_speed(const Model& model, const SpeedPlan& plan, P
                 progress.advance(scale * round_units(plan));
             }
         for (size_t k = 0; k < lanes.size(); k++) {
-            rows[k].decode.push_back(summary(lanes[k].decode));
-            if (!lanes[k].prefill.empty()) rows[k].prefill.push_back(summary(lanes[k].prefill));
+            rows[k].decode.push_back(summary(lanes[k].decode, lanes[0].decode));
+            if (!lanes[k].prefill.empty()) rows[k].prefill.push_back(summary(lanes[k].prefill, lanes[0].prefill));
         }
     }
     for (size_t k = 0; k < plan.caches.size(); k++)

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/rounds.h"
 #include "cache_choice.h"
 #include "engine_llama.h"
 #include "progress.h"
@@ -28,7 +29,8 @@ struct SpeedPlan {
 };
 
 struct Rate { // tokens per second, of the rounds
-    double median = 0, spread = 0;
+    double             median = 0, spread = 0;
+    bench::PairedRatio to_first; // to those of the first cache
 };
 
 struct SpeedRow {

@@ -157,3 +157,28 @@ TEST(BenchRounds, MedianAndSpread) {
     EXPECT_EQ(median({4, 1, 2, 3}), 2.5);
     EXPECT_EQ(spread({2, 1, 3}), 1);
 }
+
+// Which of the sorted ratios bound the interval stands in every table of the sign test.
+TEST(BenchRounds, PairedRatio) {
+    const auto of = [](int n) { // ratios 1 … n, of rounds that took very different times
+        std::vector<double> x, base;
+        for (int i = 0; i < n; i++) {
+            base.push_back(1 + 100.0 * (i % 3));
+            x.push_back(base.back() * ((i * 7) % n + 1)); // 7 and n have no common factor: every ratio once
+        }
+        return paired_ratio(x, base);
+    };
+    const struct {
+        int    n;
+        double median, low, high;
+    } table[] = {{1, 1, 1, 1}, {5, 3, 1, 5}, {6, 3.5, 1, 6}, {9, 5, 2, 8}, {15, 8, 4, 12}, {20, 10.5, 6, 15}, {41, 21, 14, 28}};
+    for (const auto& want : table) {
+        const PairedRatio got = of(want.n);
+        EXPECT_DOUBLE_EQ(got.median, want.median) << want.n;
+        EXPECT_DOUBLE_EQ(got.low, want.low) << want.n;
+        EXPECT_DOUBLE_EQ(got.high, want.high) << want.n;
+    }
+    const PairedRatio many = of(10000); // 5000 - 1.96 * 50
+    EXPECT_NEAR(many.low, 4903, 3);
+    EXPECT_NEAR(many.high, 5098, 3);
+}

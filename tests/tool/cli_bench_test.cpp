@@ -215,6 +215,11 @@ TEST(CliBench, ModelReportsEveryField) {
         EXPECT_GT(r["decode_tps"], 0);
         for (const char* key : {"prefill_spread", "decode_spread", "bits_per_value", "cache_bytes", "cells"})
             EXPECT_TRUE(r.contains(key)) << key;
+        for (const std::string kind : {"decode_ratio", "prefill_ratio"}) {
+            EXPECT_LE(r[kind + "_low"], r[kind]) << kind;
+            EXPECT_GE(r[kind + "_high"], r[kind]) << kind;
+            if (r["cache"] == "f16") EXPECT_EQ(r[kind], 1.0) << kind; // the first of the list
+        }
     }
     EXPECT_EQ(j["results"][0]["cache"], "f16");
     EXPECT_EQ(j["results"][0]["depth"], 0);
