@@ -95,6 +95,7 @@ const KernelTable& scalar_kernels();
 // Only where the processor has them: available_kernels() says so.
 const KernelTable& avx2_kernels();
 const KernelTable& avxvnni_kernels();
+const KernelTable& avx512vnni_kernels(); // the same level where only AVX-512 has its instruction
 const KernelTable& avx512_kernels();
 const KernelTable& neon_kernels();
 
