@@ -19,8 +19,9 @@ inline double spread(const std::vector<double>& x) {
 
 // How a figure compares with another of the same rounds: the median of the rounds' ratios, in which a slow moment of the machine that lasts
 // longer than a round is not seen, and the 95 % confidence interval of that median. The interval lies between two of the sorted ratios
-// (order statistics: each ratio is above the true median with probability one half), so nothing is assumed of their distribution; fewer
-// than six rounds have none so wide, and get the least and the largest.
+// (order statistics: each ratio is above the true median with probability one half). That holds for any distribution, but for rounds that
+// are independent of each other, and says nothing of what is the same in all of them, such as where memory lies. Fewer than six rounds
+// have none so wide, and get the least and the largest.
 struct PairedRatio {
     double median = 0, low = 0, high = 0;
 };

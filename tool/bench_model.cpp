@@ -5,6 +5,7 @@
 
 #include "bench_about.h"
 #include "commands.h"
+#include "cpu/kernel_table.h"
 #include "errors.h"
 #include "install_paths.h"
 #include "interrupt.h"
@@ -103,6 +104,7 @@ int run_bench_model(const BenchModelOptions& o) {
     Json about              = bench_about();
     about["model"]          = path;
     about["description"]    = model.description();
+    about["isa"]            = kernels().name;
     about["threads"]        = plan.threads;
     about["rounds"]         = o.rounds;
     about["prefill_tokens"] = o.prefill_tokens;

@@ -125,7 +125,9 @@ std::vector<SpeedRow> measure_speed(const Model& model, const SpeedPlan& plan, P
             progress.advance(scale * (kTokenUnits + (first ? kDepthBlock : 0)));
         }
         for (int round = 0; round < plan.rounds; round++)
-            for (Lane& lane : lanes) { // alternating: a slow moment of the machine hits all caches
+            for (size_t k = 0; k < lanes.size();
+                 k++) { // alternating: a slow moment of the machine hits all caches, and none is always first
+                Lane& lane = lanes[(k + static_cast<size_t>(round)) % lanes.size()];
                 if (!measure_round(lane, plan)) return rows;
                 progress.advance(scale * round_units(plan));
             }

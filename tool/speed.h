@@ -30,7 +30,7 @@ struct SpeedPlan {
 
 struct Rate { // tokens per second, of the rounds
     double             median = 0, spread = 0;
-    bench::PairedRatio to_first; // to those of the first cache
+    bench::PairedRatio to_first; // to those of the first cache of `caches`
 };
 
 struct SpeedRow {

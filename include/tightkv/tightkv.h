@@ -56,7 +56,7 @@ extern "C" {
 
 TKV_API const char* tkv_version(void);        /* of the library, "0.1.0" */
 TKV_API int         tkv_format_version(void); /* of the row bytes; rows of another version are refused */
-TKV_API const char* tkv_isa(void);            /* kernel level in use: "scalar", "avx2", "avxvnni", "avx512", "neon" */
+TKV_API const char* tkv_isa(void);            /* kernel level in use: "scalar", "avx2", "avxvnni", "avx512vnni", "avx512", "neon" */
 /* Forces a level by name, as the variable TIGHTKV_ISA does. Not while other threads are inside the library. */
 TKV_API int tkv_set_isa(const char* name);
 

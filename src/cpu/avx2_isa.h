@@ -1,5 +1,5 @@
-// The vectors of 256 bits beside unpacking (avx2_unpack.h): f32 expansion and the multiplication of AVX2, which the level avxvnni
-// (avxvnni_read.h) replaces. Included by the units of these levels; everything has internal linkage.
+// The vectors of 256 bits beside unpacking (avx2_unpack.h): f32 expansion and the multiplication of AVX2, which the levels with
+// VPDPBUSD (vnni256.h) replace. Included by the units of these levels; everything has internal linkage.
 //
 // AVX2 has no non-saturating u8*s8 dot product, so the operands are scaled such that no int16 step can overflow:
 //   scores  u8 = level + 128 times s8 query. Eight dims meet in one int16 lane. Per adjacent pair the positive and the negative

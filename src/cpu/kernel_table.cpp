@@ -17,12 +17,10 @@ namespace {
 bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }
 bool has_avxvnni() { return has_avx2() && __builtin_cpu_supports("avxvnni"); }
 bool has_avx512vnni() {
-    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
-}
-bool has_avx512() {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni");
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
 }
+bool has_avx512() { return has_avx512vnni() && __builtin_cpu_supports("avx512vbmi"); }
 #elif defined(TIGHTKV_NEON)
 bool has_neon() { return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0; }
 #endif
@@ -32,7 +30,7 @@ std::vector<const KernelTable*> detect() {
 #if defined(TIGHTKV_X86)
     if (has_avx2()) v.push_back(&avx2_kernels());
     if (has_avxvnni()) v.push_back(&avxvnni_kernels());
-    else if (has_avx512vnni()) v.push_back(&avx512vnni_kernels());
+    if (has_avx512vnni()) v.push_back(&avx512vnni_kernels());
     if (has_avx512()) v.push_back(&avx512_kernels());
 #elif defined(TIGHTKV_NEON)
     if (has_neon()) v.push_back(&neon_kernels());

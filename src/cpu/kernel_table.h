@@ -1,5 +1,5 @@
 // The CPU kernels behind one table of function pointers per ISA level, chosen once at run time, forceable by name
-// (TIGHTKV_ISA=scalar|avx2|avxvnni|avx512|neon, or set_isa). Dispatch is per array: an entry works on a run of rows or tiles.
+// (TIGHTKV_ISA=scalar|avx2|avxvnni|avx512vnni|avx512|neon, or set_isa). Dispatch is per array: an entry works on a run of rows or tiles.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -95,7 +95,7 @@ const KernelTable& scalar_kernels();
 // Only where the processor has them: available_kernels() says so.
 const KernelTable& avx2_kernels();
 const KernelTable& avxvnni_kernels();
-const KernelTable& avx512vnni_kernels(); // the same level where only AVX-512 has its instruction
+const KernelTable& avx512vnni_kernels();
 const KernelTable& avx512_kernels();
 const KernelTable& neon_kernels();
 

@@ -1,4 +1,4 @@
-"""Every instruction set (TIGHTKV_TEST_ISA: avx2, avxvnni, avx512) against the scalar reference, inside a host.
+"""Every instruction set (TIGHTKV_TEST_ISA: avx2, avxvnni, avx512vnni, avx512) against the scalar reference, inside a host.
 
 Encoders are bit-exact across levels and attention agrees within f32 rounding: the library's tests show that on equal inputs. In a model the
 rounding moves the next layer's rows, a few of their codes flip, and 30 layers later two levels are two samples of the format's own noise. So:
@@ -9,7 +9,7 @@ import os
 
 from harness import Divergence, HostTest, complete, main
 
-LEVELS = (os.environ.get("TIGHTKV_TEST_ISA") or "avx2 avxvnni avx512").split()
+LEVELS = (os.environ.get("TIGHTKV_TEST_ISA") or "avx2 avxvnni avx512vnni avx512").split()
 SIZE = {"ctx": 256, "chunks": 1}
 KLD = {"turbo4": 0.048, "turbo3": 0.209}
 

@@ -117,7 +117,7 @@ private:
             double              expected = 0; // Σ_x of the squared error
         };
         double                 freedom = 1; // effective number of independent errors
-        std::array<Integer, 2> integer;     // of the path the case takes; 0: avx2, 1: avxvnni, avx512, neon
+        std::array<Integer, 2> integer;     // of the path the case takes; 0: avx2, 1: the other levels
     };
 
     size_t q_at(int s, int t, int h) const {

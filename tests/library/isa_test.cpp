@@ -189,7 +189,7 @@ TEST_P(Isa, TransformsBitForBit) {
 #if defined(__aarch64__)
 const auto levels = testing::Values("neon");
 #else
-const auto levels = testing::Values("avx2", "avxvnni", "avx512");
+const auto levels = testing::Values("avx2", "avxvnni", "avx512vnni", "avx512");
 #endif
 INSTANTIATE_TEST_SUITE_P(Levels, Isa, levels, [](const auto& info) { return info.param; });
 

@@ -178,7 +178,7 @@ TEST(BenchRounds, PairedRatio) {
         EXPECT_DOUBLE_EQ(got.low, want.low) << want.n;
         EXPECT_DOUBLE_EQ(got.high, want.high) << want.n;
     }
-    const PairedRatio many = of(10000); // 5000 - 1.96 * 50
-    EXPECT_NEAR(many.low, 4903, 3);
-    EXPECT_NEAR(many.high, 5098, 3);
+    const PairedRatio many = of(10000);
+    EXPECT_DOUBLE_EQ(many.low, 4902); // by exact sums of binomial coefficients
+    EXPECT_DOUBLE_EQ(many.high, 5099);
 }

@@ -1,6 +1,7 @@
-// ISA level "avxvnni" (AVX2 with VPDPBUSD on 256 bits), read path: as avx2, but nothing saturates and one instruction multiplies and sums.
-// Processors have it in one of two encodings, or in both: AVX-VNNI (Alder Lake, Zen 5), and AVX512_VNNI with AVX512VL (Cascade Lake, which
-// lacks the VBMI of level avx512). Two units include this, each compiled for one of them; they compute the same.
+// Read path of the levels that have VPDPBUSD on 256 bits: as avx2, but nothing saturates and one instruction multiplies and sums.
+// Processors have it in one of two encodings, or in both, and each is a level of its own: avxvnni (AVX-VNNI: Alder Lake, Zen 5) and
+// avx512vnni (AVX512_VNNI with AVX512VL: Cascade Lake, which lacks the VBMI of level avx512; 32 registers, VPTERNLOG).
+// The including unit names the intrinsic of its encoding, TIGHTKV_DPBUSD: which ones a compiler offers says nothing about that.
 #pragma once
 #include "cpu/avx2_isa.h"
 #include "cpu/isa_entries.h"
@@ -9,13 +10,9 @@ namespace tightkv {
 
 namespace {
 
-#if defined(__AVXVNNI__)
-inline __m256i dot4(__m256i acc, __m256i u, __m256i s) { return _mm256_dpbusd_avx_epi32(acc, u, s); } // four bytes of every lane
-#else
-inline __m256i dot4(__m256i acc, __m256i u, __m256i s) { return _mm256_dpbusd_epi32(acc, u, s); }
-#endif
+inline __m256i dot4(__m256i acc, __m256i u, __m256i s) { return TIGHTKV_DPBUSD(acc, u, s); } // four bytes of every lane
 
-struct AvxVnni : Avx2 {
+struct Vnni256 : Avx2 {
     using QueryOperand                   = ByteQueries;
     static constexpr auto prepare_query  = prepare_byte_queries;
     static constexpr auto quantize_query = quantize_by_largest;
@@ -93,9 +90,17 @@ struct AvxVnni : Avx2 {
     }
 };
 
-KernelTable avxvnni_table() {
-    return {"avxvnni",          avx2_write.encode, avx2_write.encode_rows, avx2_write.decode,          avx2_write.forward,
-            avx2_write.inverse, avx2_write.query,  avx2_write.output,      Attention<AvxVnni>::decode, Attention<AvxVnni>::batched};
+KernelTable vnni256_table(const char* name) {
+    return {name,
+            avx2_write.encode,
+            avx2_write.encode_rows,
+            avx2_write.decode,
+            avx2_write.forward,
+            avx2_write.inverse,
+            avx2_write.query,
+            avx2_write.output,
+            Attention<Vnni256>::decode,
+            Attention<Vnni256>::batched};
 }
 
 } // namespace
