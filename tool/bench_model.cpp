@@ -26,8 +26,8 @@ const std::vector<Column> kColumns = {{"cache", "cache", ""},
                                       {"prefill_spread", "spread", "{:.3f}"},
                                       {"decode_tps", "decode t/s", "{:.1f}"},
                                       {"decode_spread", "spread", "{:.3f}"},
-                                      {"decode_ratio", "to first", "{:.3f}"},
-                                      {"decode_ratio_low", "from", "{:.3f}"},
+                                      {"decode_ratio", "decode/first", "{:.3f}"},
+                                      {"decode_ratio_low", "95 % from", "{:.3f}"},
                                       {"decode_ratio_high", "to", "{:.3f}"}};
 
 std::vector<Json> rows_of(const std::vector<SpeedRow>& caches, const std::vector<int>& depths) {

@@ -26,6 +26,7 @@ int run_eval(const EvalOptions& o) {
     const std::string text      = read_text(text_file);
     OutputFile        out(o.output);
     start_engine({.adapter = o.adapter, .need_adapter = ours, .verbose = o.verbose});
+    for (const CacheChoice& c : plan.candidates) require_profile(path, c); // before minutes and gigabytes of expansion
     const Model model(o.expand ? unquantized_model(path, plan.threads, say) : path);
     if (o.ctx > model.n_ctx_train())
         throw usage_error(fmt::format("--ctx {} is beyond what {} was trained for; accepted: 8 to {}", o.ctx, path, model.n_ctx_train()));

@@ -76,6 +76,8 @@ bool        is_quantized(const std::string& path);
 std::string architecture_of(const std::string& path);
 // norm_hash() (cache/profile.h) of these blocks' attn_norm.weight, the same for every quantisation of a model; 0 where there is none.
 std::vector<uint64_t> norms_of(const std::string& path, std::span<const int> blocks);
+// The blocks that have one, in order.
+std::vector<int> norm_blocks_of(const std::string& path);
 // Writes the model with all tensors in F32; takes seconds to minutes.
 void expand_to_f32(const std::string& from, const std::string& to, int threads);
 // Writes a model of random weights, in pieces, and finishes `out`; needs no start_engine(). Returns its bytes. Throws Failure, also when
@@ -105,7 +107,9 @@ struct BatchToken {
 // Throws Failure where the adapter would leave this cache of ours to the host: a head_dim that no format has, a profile of another model.
 void require_head_dim(const Model& model, const CacheChoice& cache);
 
-// Throws Failure where the cache's profile cannot be read or is not this model's.
+// Throws Failure where the cache's profile cannot be read or is not this model's: of a file before it is loaded or expanded, as far as
+// its norms tell, and of a loaded model, whose shape is looked at as well.
+void require_profile(const std::string& model, const CacheChoice& cache);
 void require_profile(const Model& model, const CacheChoice& cache);
 
 class Context {

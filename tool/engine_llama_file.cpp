@@ -1,6 +1,8 @@
 // GGUF files: is one quantised, what identifies its model, and the same model in F32.
+#include <cstdio>
 #include <fstream>
 #include <memory>
+#include <set>
 
 #include <unistd.h>
 
@@ -73,6 +75,19 @@ std::vector<uint64_t> norms_of(const std::string& path, std::span<const int> blo
         }
     }
     return norms;
+}
+
+std::vector<int> norm_blocks_of(const std::string& path) {
+    std::set<int> blocks;
+    for (const std::string& part : parts_of(path, open_gguf(path).get())) {
+        const Gguf file = open_gguf(part);
+        for (int64_t i = 0; i < gguf_get_n_tensors(file.get()); i++) {
+            int               block = 0;
+            const char* const name  = gguf_get_tensor_name(file.get(), i);
+            if (std::sscanf(name, "blk.%d.", &block) == 1 && norm_name(block) == name) blocks.insert(block);
+        }
+    }
+    return {blocks.begin(), blocks.end()};
 }
 
 void expand_to_f32(const std::string& from, const std::string& to, int threads) {

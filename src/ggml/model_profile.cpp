@@ -67,19 +67,21 @@ bool ModelCheck::look(ggml_cgraph* graph, const CacheSpec& spec, std::string& li
                 norm_name(block) != t->name || t->type != GGML_TYPE_F32 || !ggml_is_contiguous(t) || !t->buffer ||
                 !ggml_backend_buffer_is_host(t->buffer))
                 continue;
+            seen_[block]          = norm_hash(t->name, {static_cast<const uint8_t*>(t->data), ggml_nbytes(t)});
             const LayerProfile* l = profile_->layer_of_block(block);
             if (!l || l->norm == 0) continue;
-            seen_[block] = norm_hash(t->name, {static_cast<const uint8_t*>(t->data), ggml_nbytes(t)});
             open_--, news = true;
         }
     if (!news) return true;
     std::vector<std::pair<int, uint64_t>> blocks; // what was not shown yet is taken for what it should be
-    for (const LayerProfile& l : profile_->layers) blocks.emplace_back(l.block, seen_.contains(l.block) ? seen_[l.block] : l.norm);
-    const std::string found = fingerprint_of(blocks), wanted = profile_->fingerprint();
-    if (found == wanted) return true;
+    for (const LayerProfile& l : profile_->layers)
+        blocks.emplace_back(l.block, l.norm != 0 && seen_.contains(l.block) ? seen_[l.block] : l.norm);
+    const std::string wanted = profile_->fingerprint();
+    if (fingerprint_of(blocks) == wanted) return true;
     open_ = 0;
-    line  = "profile " + spec.profile + " belongs to another model: its fingerprint is " + wanted + ", this model's is " + found +
-           "; the cache goes on without it";
+    blocks.assign(seen_.begin(), seen_.end()); // all of the model, as calibrate has it, unless the host computes its graphs in parts
+    line = "profile " + spec.profile + " belongs to another model: its fingerprint is " + wanted + ", this model's is " +
+           fingerprint_of(blocks) + "; the cache goes on without it";
     return false;
 }
 

@@ -79,6 +79,21 @@ TEST_F(AdapterProfile, AnotherModelRunsWithoutIt) {
     for (const std::string& part : {file, p.fingerprint(), q.fingerprint()}) EXPECT_NE(said.find(part), std::string::npos) << said;
 }
 
+TEST_F(AdapterProfile, AProfileOfALargerModelIsToldWithTheModelsOwnFingerprint) {
+    const Model       m(model_file(1)), other(model_file(2));
+    const std::string file = profile_file(m.path()), own = profile_file(other.path());
+    Profile           p, q;
+    ASSERT_TRUE(Profile::load(file, p).ok() && Profile::load(own, q).ok());
+    p.layers.push_back(p.layers[0]);
+    p.layers[1].block = 1;
+    ASSERT_TRUE(p.save(file).ok());
+    testing::internal::CaptureStderr();
+    const std::vector<float> foreign = logits(other, "turbo3:profile=" + file);
+    const std::string        said    = testing::internal::GetCapturedStderr();
+    EXPECT_EQ(foreign, logits(other, "turbo3"));
+    for (const std::string& part : {p.fingerprint(), q.fingerprint()}) EXPECT_NE(said.find(part), std::string::npos) << said;
+}
+
 TEST_F(AdapterProfile, FormatsThatAnotherModelsProfileChoseGoWithIt) {
     const Model       m(model_file(1)), other(model_file(2));
     const std::string file = profile_file(m.path());

@@ -1,5 +1,6 @@
 // tightkv calibrate and what uses its profiles, on tiny models: seeds make other models, head_dim leaves the norms as they are.
 #include <cmath>
+#include <filesystem>
 #include <fstream>
 
 #include <gtest/gtest.h>
@@ -101,6 +102,28 @@ TEST_F(CliCalibrate, ProfileOfAnotherModelIsRefusedWithBothFingerprints) {
     expect_refusal(eval(other, file), 1, {file, other, loaded().fingerprint(), q.fingerprint()});
     expect_refusal(eval(model, other_file), 1, {other_file, model, loaded().fingerprint(), q.fingerprint()});
     EXPECT_EQ(eval(other, other_file).exit_code, 0);
+}
+
+// The model's fingerprint is of its own blocks, however many the profile has, so that `info` shows the same.
+TEST_F(CliCalibrate, ProfileOfALargerModelIsRefusedWithBothFingerprints) {
+    ASSERT_EQ(calibrate("").exit_code, 0);
+    const std::string own = loaded().fingerprint(), larger = folder.path("larger.tkv");
+    Profile           p = loaded();
+    p.layers.push_back(p.layers[0]);
+    p.layers[1].block = 1;
+    ASSERT_TRUE(p.save(larger).ok());
+    ASSERT_NE(p.fingerprint(), own);
+    expect_refusal(eval(model, larger), 1, {larger, model, p.fingerprint(), own});
+}
+
+TEST_F(CliCalibrate, ProfilesAreLookedAtBeforeAModelIsExpanded) {
+    ASSERT_EQ(calibrate("").exit_code, 0);
+    const std::string quantised = folder.path("quantised.gguf"), cache = folder.path("cache");
+    write_tiny_model(quantised, {.mixed = true, .seed = 2});
+    const Outcome o = run_tool("eval --ctx 32 --chunks 1 -t 1 -m '" + quantised + "' --cache 'turbo3:profile=" + file + "'",
+                               "env TIGHTKV_CACHE='" + cache + "'");
+    expect_refusal(o, 1, {file, quantised, "belongs to another model"});
+    EXPECT_FALSE(std::filesystem::exists(cache + "/models")) << "nothing was expanded";
 }
 
 TEST_F(CliCalibrate, ProfileOfAnotherHeadDimIsRefused) {
