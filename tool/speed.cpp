@@ -124,9 +124,9 @@ std::vector<SpeedRow> measure_speed(const Model& model, const SpeedPlan& plan, P
             if (!lane.lane->fill(blocks(depth)) || lane.lane->rate(1, 1) < 0) return rows;
             progress.advance(scale * (kTokenUnits + (first ? kDepthBlock : 0)));
         }
+        // Alternating: a slow moment of the machine hits all caches, and none is always first.
         for (int round = 0; round < plan.rounds; round++)
-            for (size_t k = 0; k < lanes.size();
-                 k++) { // alternating: a slow moment of the machine hits all caches, and none is always first
+            for (size_t k = 0; k < lanes.size(); k++) {
                 Lane& lane = lanes[(k + static_cast<size_t>(round)) % lanes.size()];
                 if (!measure_round(lane, plan)) return rows;
                 progress.advance(scale * round_units(plan));
